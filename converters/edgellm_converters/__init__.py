@@ -1,0 +1,1 @@
+"""Checkpoints in, checkpoints out: Hugging Face and GGUF; no running of models."""

@@ -1,0 +1,35 @@
+"""edgellm: from trained weights to the best assistant that fits the device, offline.
+
+The names below are imported when they are first used (PEP 562), so that `edgellm --help` and
+`import edgellm` stay fast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgellm.api.convert import convert
+    from edgellm.api.quantize import quantize
+
+__all__ = ["convert", "quantize"]
+
+# public name -> the module that holds it
+_EXPORTS = {
+    "convert": "edgellm.api.convert",
+    "quantize": "edgellm.api.quantize",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'edgellm' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,53 @@
+"""How every command declares its options: with its EDGELLM_* variable, and `--json` alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["JSON_KEY", "EnvOption", "echo_json", "json_option", "option"]
+
+JSON_KEY = "edgellm.json"
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class EnvOption(click.Option):
+    """An option that is read from EDGELLM_<NAME> too, and says so in the help text."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("show_envvar", True)
+        super().__init__(*args, **kwargs)
+        if self.envvar is None and self.name:
+            self.envvar = "EDGELLM_" + self.name.upper()
+
+
+def option(*names: str, **kwargs: Any) -> Callable[[F], F]:
+    """Declare an option as `click.option` does, with its environment variable."""
+    return click.option(*names, cls=EnvOption, **kwargs)
+
+
+def json_option(function: F) -> F:
+    """Add `--json`, remembered where the error handler can see it."""
+
+    def remember(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
+        if value:
+            ctx.find_root().meta[JSON_KEY] = True
+        return value
+
+    return option(
+        "--json",
+        "as_json",
+        envvar="EDGELLM_JSON",
+        is_flag=True,
+        is_eager=True,
+        callback=remember,
+        help="Write one JSON object to stdout.",
+    )(function)
+
+
+def echo_json(value: object) -> None:
+    """Write one JSON object as one line to stdout, non-ASCII text as it is."""
+    click.echo(json.dumps(value, ensure_ascii=False))

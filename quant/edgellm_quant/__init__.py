@@ -1,0 +1,1 @@
+"""Block formats and the choice of values: arrays in, blocks out; no files, models or devices."""

@@ -1,0 +1,45 @@
+"""The errors of this package.
+
+QuantError
+├── UnknownTypeError         a type or recipe name that is not in the tables
+├── ShapeError               an array that the block format cannot hold
+├── ImportanceRequiredError  a type that ggml encodes only with an importance vector
+└── LibraryError             libggml is missing or does not answer as declared
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ImportanceRequiredError",
+    "LibraryError",
+    "QuantError",
+    "ShapeError",
+    "UnknownTypeError",
+]
+
+
+class QuantError(Exception):
+    """The root of this package's errors.
+
+    `hint` says what a person can do about it; it is shown on a line of its own.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UnknownTypeError(QuantError):
+    """A type or recipe name that is not in the tables."""
+
+
+class ShapeError(QuantError):
+    """An array whose shape or dtype the block format cannot hold."""
+
+
+class ImportanceRequiredError(QuantError):
+    """A type that ggml encodes only with an importance vector."""
+
+
+class LibraryError(QuantError):
+    """The ggml library is missing or does not answer as declared."""
