@@ -31,9 +31,7 @@ def main() -> None:
 
     lib.llama_log_set(quiet, ctypes.c_void_p(0))
     lib.llama_backend_init()
-    model = lib.llama_model_load_from_file(
-        args.model.encode(), lib.llama_model_default_params()
-    )
+    model = lib.llama_model_load_from_file(args.model.encode(), lib.llama_model_default_params())
     vocab = lib.llama_model_get_vocab(model)
     params = lib.llama_context_default_params()
     params.n_ctx = args.ctx

@@ -21,9 +21,7 @@ def arguments(description: str | None, *, rounds: int) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def interleave(
-    contestants: dict[str, Callable[[], float]], rounds: int
-) -> dict[str, list[float]]:
+def interleave(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Run every contestant once a round, the order reversed each round; give all the values."""
     values: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds):

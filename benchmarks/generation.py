@@ -66,7 +66,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         gguf = Path(scratch) / "stories15M-f16.gguf"
         subprocess.run(
-            [EDGELLM, "convert", str(folder), "-o", str(gguf), "--dtype", "f16"], check=True,
+            [EDGELLM, "convert", str(folder), "-o", str(gguf), "--dtype", "f16"],
+            check=True,
             stdout=subprocess.DEVNULL,
         )
         measure("stories15M f16", gguf, "256", args.rounds, as_json=args.json)

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from edgellm.models import DEFAULT_MODEL, store
+
 ROOT = Path(__file__).resolve().parent.parent
+# Taken before `own_home` turns every test away from it.
+PERSONS_MODELS = store.models_dir()
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +29,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the folder ../shared/data with real models and texts")
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The default model in the person's own store, where `make test` put it; not to be changed."""
+    path = PERSONS_MODELS / f"{DEFAULT_MODEL}{store.SUFFIX}"
+    if not path.is_file():
+        pytest.skip("needs the default model: edgellm pull")
+    return path

@@ -29,11 +29,11 @@ COMMANDS: dict[str, str] = {
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are needed, in the order of `COMMANDS`."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Give the names in the order in which a person meets them."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import the command's module; None if there is no such command."""
         if cmd_name not in COMMANDS:
             return None
@@ -136,6 +136,8 @@ def report(error: BaseException, *, as_json: bool) -> int:
 def printable(text: str) -> str:
     """Replace control characters (but newline) by their escapes."""
     return "".join(
-        c if c == "\n" or (c.isprintable() or c == "\u200c") else c.encode("unicode_escape").decode()
+        c
+        if c == "\n" or (c.isprintable() or c == "\u200c")
+        else c.encode("unicode_escape").decode()
         for c in text
     )

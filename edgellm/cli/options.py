@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -48,6 +49,12 @@ def json_option(function: F) -> F:
     )(function)
 
 
+# Left as they are by json.dumps, but commands to a terminal, marks that turn a line around, or
+# halves of a character that cannot be written: they are escaped as JSON escapes the others.
+_UNSAFE = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
 def echo_json(value: object) -> None:
     """Write one JSON object as one line to stdout, non-ASCII text as it is."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    text = json.dumps(value, ensure_ascii=False)
+    click.echo(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))

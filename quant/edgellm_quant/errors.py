@@ -3,6 +3,7 @@
 QuantError
 ├── UnknownTypeError         a type or recipe name that is not in the tables
 ├── ShapeError               an array that the block format cannot hold
+├── ValueRangeError          NaN, infinity, or a value too large for the block format
 ├── ImportanceRequiredError  a type that ggml encodes only with an importance vector
 └── LibraryError             libggml is missing or does not answer as declared
 """
@@ -15,6 +16,7 @@ __all__ = [
     "QuantError",
     "ShapeError",
     "UnknownTypeError",
+    "ValueRangeError",
 ]
 
 
@@ -35,6 +37,10 @@ class UnknownTypeError(QuantError):
 
 class ShapeError(QuantError):
     """An array whose shape or dtype the block format cannot hold."""
+
+
+class ValueRangeError(QuantError):
+    """NaN, infinity, or a value too large for the block format."""
 
 
 class ImportanceRequiredError(QuantError):

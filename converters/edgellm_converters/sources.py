@@ -1,0 +1,299 @@
+"""The two kinds of source behind one face: what is planned and written is asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellm_converters.architectures import Architecture, Decoder, by_gguf_name, by_hf_name
+from edgellm_converters.architectures.base import TEXT, U32, Keys
+from edgellm_converters.architectures.rope import from_factors
+from edgellm_converters.architectures.values import Values
+from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
+from edgellm_converters.checkpoints.safetensors import SafetensorsCheckpoint
+from edgellm_converters.errors import ConfigError, SourceNotFoundError, UnsupportedError
+from edgellm_converters.jsonfile import read_object
+from edgellm_converters.plan import Step, make_plan
+from edgellm_converters.streams import GGUFTensors, HuggingFaceTensors, Tensors
+from edgellm_converters.targets import Choice
+from edgellm_converters.tokenizers.huggingface import read_vocabulary
+from edgellm_converters.tokenizers.metadata import vocabulary_from_metadata, vocabulary_keys
+from edgellm_converters.tokenizers.rebuild import tokenizer_config, tokenizer_json
+from edgellm_converters.writers.gguf import ARCHITECTURE, Entries, pack, repack
+from edgellm_quant.recipes import ModelFacts
+
+__all__ = ["GGUFSource", "HuggingFaceSource", "Plan", "Source", "open_source"]
+
+QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+ROPE_FREQS = "rope_freqs.weight"
+DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+# Keys that belong to the source's own file, not to the model.
+LEFT_OUT = ("split.no", "split.count", "split.tensors.count")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be written, before any of it is.
+
+    `generated` are tensors of the target without one in the source; `facts` is what recipes ask.
+    `to_gguf` is the direction of the steps' transforms.
+    """
+
+    architecture: str
+    steps: Sequence[Step]
+    facts: ModelFacts
+    to_gguf: bool
+    generated: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+class Source(Protocol):
+    """An open checkpoint that can be written as GGUF or as a Hugging Face folder."""
+
+    path: Path
+    tensors: Tensors
+    alignment: int
+
+    def plan_gguf(self) -> Plan:
+        """Plan a GGUF file."""
+        ...
+
+    def entries(self, plan: Plan, choice: Choice) -> Entries:
+        """Give the metadata of the GGUF file."""
+        ...
+
+    def plan_folder(self) -> Plan:
+        """Plan a Hugging Face folder."""
+        ...
+
+    def folder_files(self, plan: Plan, dtypes: Sequence[str]) -> dict[str, object]:
+        """Give the JSON files of the folder by name."""
+        ...
+
+
+@contextmanager
+def open_source(path: Path) -> Iterator[Source]:
+    """Open a GGUF file or a Hugging Face folder and check its headers.
+
+    Raises:
+        ConvertersError: see its subclasses.
+    """
+    if path.is_dir():
+        yield HuggingFaceSource(path)
+        return
+    if path.suffix == ".safetensors" or path.name == "config.json":
+        raise SourceNotFoundError(
+            f"{path}: a single file of a checkpoint; its folder is needed",
+            hint=f"give {path.parent}",
+        )
+    with GGUFCheckpoint(path) as checkpoint:
+        yield GGUFSource(checkpoint)
+
+
+class HuggingFaceSource:
+    """A folder with config.json, safetensors files and tokenizer.json."""
+
+    alignment = 32
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        file = path / "config.json"
+        if not file.exists():
+            inside = sorted(path.glob("*.gguf"))
+            hint = f"did you mean {inside[0]}?" if inside else "a Hugging Face model folder has one"
+            raise SourceNotFoundError(f"{path}: there is no config.json in this folder", hint=hint)
+        self._raw_config = read_object(file)
+        self._config = Values(file, self._raw_config)
+        self._architecture = self._find(file)
+        if "quantization_config" in self._config:
+            raise UnsupportedError(
+                f"{file}: the checkpoint is quantized (quantization_config); weights in F32, F16 "
+                "or BF16 are needed"
+            )
+        self._notes: list[str] = []
+        self._decoder = self._architecture.from_config(self._config, self._notes)
+        self.tensors: Tensors = HuggingFaceTensors(path, SafetensorsCheckpoint.open(path))
+
+    def _find(self, file: Path) -> Architecture:
+        names = self._config.raw("architectures")
+        if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
+            raise self._config.wrong("architectures", "a list of one name")
+        return by_hf_name(file, names[0])
+
+    def plan_gguf(self) -> Plan:
+        """Plan a GGUF file by the architecture's rules."""
+        decoder, architecture = self._decoder, self._architecture
+        steps = make_plan(
+            self.path,
+            architecture.rules(decoder),
+            self.tensors.shapes,
+            to_gguf=True,
+            unused=architecture.unused(decoder),
+        )
+        for step in steps:
+            self.tensors.format(step.source)
+        facts = ModelFacts(architecture.name, decoder.layers, decoder.heads, decoder.heads_kv)
+        generated = architecture.generated(decoder)
+        return Plan(architecture.name, steps, facts, True, generated, self._notes)
+
+    def entries(self, plan: Plan, choice: Choice) -> Entries:
+        """Give general keys, the architecture's and the tokenizer's."""
+        keys: Keys = {
+            ARCHITECTURE: (TEXT, plan.architecture),
+            "general.type": (TEXT, "model"),
+            "general.name": (TEXT, self._name()),
+        }
+        keys |= self._architecture.metadata(self._decoder)
+        keys["general.file_type"] = (U32, choice.file_type)
+        keys["general.quantization_version"] = (U32, QUANTIZATION_VERSION)
+        keys |= vocabulary_keys(
+            read_vocabulary(self.path, self._raw_config, self._decoder.vocabulary, self._notes)
+        )
+        return {key: pack(*value) for key, value in (keys | _provenance(self.path, choice)).items()}
+
+    def plan_folder(self) -> Plan:
+        """Refuse: the source is such a folder."""
+        raise UnsupportedError(
+            f"{self.path}: this is a Hugging Face folder already",
+            hint="write GGUF: -o NAME.gguf",
+        )
+
+    def folder_files(self, plan: Plan, dtypes: Sequence[str]) -> dict[str, object]:
+        """Not reached: `plan_folder` refuses."""
+        raise NotImplementedError
+
+    def _name(self) -> str:
+        given = self._config.raw("_name_or_path")
+        name = Path(given).name if isinstance(given, str) else ""
+        return name or self.path.resolve().name
+
+
+class GGUFSource:
+    """A GGUF file."""
+
+    def __init__(self, checkpoint: GGUFCheckpoint) -> None:
+        self._header = checkpoint.header
+        self.path = checkpoint.path
+        self.tensors: Tensors = GGUFTensors(checkpoint)
+        self.alignment = checkpoint.header.alignment
+        self._metadata = Values(self.path, checkpoint.header.metadata)
+
+    def plan_gguf(self) -> Plan:
+        """Plan to copy every tensor, whatever the architecture is."""
+        name = self._metadata.text(ARCHITECTURE)
+        steps = [Step(tensor, tensor, shape) for tensor, shape in self.tensors.shapes.items()]
+        keys = self._metadata.under(f"{name}.")
+        heads = _first(keys, "attention.head_count", 0)
+        facts = ModelFacts(
+            name,
+            _first(keys, "block_count", 0),
+            heads,
+            _first(keys, "attention.head_count_kv", heads),
+            _first(keys, "expert_count", 0),
+        )
+        return Plan(name, steps, facts, True)
+
+    def entries(self, plan: Plan, choice: Choice) -> Entries:  # noqa: ARG002
+        """Copy all keys with their types, but for those of the quantization."""
+        stored = self._header.metadata
+        entries: Entries = {}
+        for key in stored:
+            if key not in LEFT_OUT:
+                value = stored.stored(key)
+                entries[key] = repack(value.type, value[1], stored.raw(key))
+        if choice.changes:
+            keys: Keys = {
+                "general.file_type": (U32, choice.file_type),
+                "general.quantization_version": (U32, QUANTIZATION_VERSION),
+            }
+            keys |= _provenance(self.path, choice)
+            entries |= {key: pack(*typed) for key, typed in keys.items()}
+        return entries
+
+    def plan_folder(self) -> Plan:
+        """Plan a folder by the architecture's rules."""
+        name = self._metadata.text(ARCHITECTURE)
+        architecture = by_gguf_name(self.path, name)
+        decoder = self._decoder(architecture)
+        generated = architecture.generated(decoder)
+        steps = make_plan(
+            self.path,
+            architecture.rules(decoder),
+            self.tensors.shapes,
+            to_gguf=False,
+            unused=(ROPE_FREQS,) if generated else (),
+        )
+        facts = ModelFacts(name, decoder.layers, decoder.heads, decoder.heads_kv)
+        return Plan(name, steps, facts, False)
+
+    def _decoder(self, architecture: Architecture) -> Decoder:
+        keys = self._metadata.under(f"{architecture.name}.")
+        decoder = architecture.from_metadata(keys, self.tensors.shapes)
+        if ROPE_FREQS not in self.tensors.shapes:
+            return decoder
+        if self.tensors.format(ROPE_FREQS).name != "F32":
+            raise ConfigError(f"{self.path}: {ROPE_FREQS} is not of type F32")
+        if self.tensors.shapes[ROPE_FREQS] != (decoder.head_dim // 2,):
+            raise ConfigError(f"{self.path}: {ROPE_FREQS} is no vector of {decoder.head_dim // 2}")
+        values = self.tensors.rows(ROPE_FREQS, 0, 1).view(np.float32)[0]
+        scaling = from_factors(values, decoder.rope_theta, decoder.head_dim)
+        if scaling is None:
+            raise UnsupportedError(
+                f"{self.path}: {ROPE_FREQS} holds factors that are not those of Llama 3's scaling"
+            )
+        return replace(decoder, scaling=scaling)
+
+    def folder_files(self, plan: Plan, dtypes: Sequence[str]) -> dict[str, object]:
+        """Build config.json, tokenizer.json and tokenizer_config.json from the metadata."""
+        architecture = by_gguf_name(self.path, plan.architecture)
+        decoder = self._decoder(architecture)
+        vocabulary = vocabulary_from_metadata(self._metadata)
+        if len(vocabulary.tokens) != decoder.vocabulary:
+            raise ConfigError(
+                f"{self.path}: {len(vocabulary.tokens)} tokens, but token_embd.weight has "
+                f"{decoder.vocabulary} rows"
+            )
+        config = architecture.config(decoder)
+        for role in ("bos", "eos", "pad"):
+            config[f"{role}_token_id"] = vocabulary.special.get(role)
+        # transformers 4 reads "torch_dtype", transformers 5 either.
+        config["torch_dtype"] = DTYPE_NAMES[dtypes[0]]
+        config["_name_or_path"] = self._metadata.text("general.name", self.path.stem)
+        files: dict[str, object] = {
+            "config.json": config,
+            "tokenizer.json": tokenizer_json(self.path, vocabulary),
+            "tokenizer_config.json": tokenizer_config(vocabulary, decoder.context),
+        }
+        return files
+
+
+def _first(values: Values, key: str, default: int) -> int:
+    """Read a number that may be a list by layer: the first one."""
+    raw: Any = values.raw(key)
+    if isinstance(raw, list) and raw and isinstance(raw[0], int):
+        return raw[0]
+    return values.integer(key, default, least=0)
+
+
+def _provenance(path: Path, choice: Choice) -> Keys:
+    """Say what made the file, out of what."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        made_by = version("edgellm")
+    except PackageNotFoundError:
+        made_by = "unknown"
+    keys: Keys = {
+        "edgellm.version": (TEXT, made_by),
+        "edgellm.source": (TEXT, path.resolve().name),
+    }
+    if choice.recipe is not None:
+        keys["edgellm.quantization"] = (TEXT, choice.recipe)
+    return keys

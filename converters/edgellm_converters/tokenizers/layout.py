@@ -1,0 +1,66 @@
+"""What of a tokenizer.json GGUF has no key for, kept as one JSON text under a key of our own.
+
+The normalizer, pre-tokenizer, post-processor and decoder in the form that the model's makers chose,
+and the matching flags of added tokens. A GGUF of another program lacks the key; then
+`edgellm_converters.tokenizers.rebuild` writes the form that says what llama.cpp does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["KEY", "PARTS", "read_layout", "write_layout"]
+
+KEY = "edgellm.tokenizer.layout"
+PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+MODEL_FLAGS = ("unk_token", "fuse_unk", "byte_fallback", "ignore_merges")
+MAX_CHARACTERS = 1 << 20
+
+
+def write_layout(tokenizer: Mapping[str, Any]) -> str:
+    """Take out of a tokenizer.json what is kept: all but words and merges."""
+    model = tokenizer["model"]
+    kept: dict[str, object] = {part: tokenizer.get(part) for part in PARTS}
+    kept["model"] = {name: model[name] for name in MODEL_FLAGS if name in model}
+    kept["added_tokens"] = [
+        {"id": token["id"], "content": token["content"]}
+        | {flag: bool(token.get(flag, False)) for flag in FLAGS}
+        for token in tokenizer.get("added_tokens") or []
+    ]
+    return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
+
+
+def read_layout(text: str | None, size: int) -> dict[str, Any] | None:
+    """Read a layout back, None if there is none or it does not fit a vocabulary of `size` ids.
+
+    The text comes from a file that anyone may have edited: a layout of a wrong form is passed over
+    rather than believed.
+    """
+    if text is None or len(text) > MAX_CHARACTERS:
+        return None
+    try:
+        layout = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(layout, dict) or not isinstance(layout.get("model"), dict):
+        return None
+    added = layout.get("added_tokens")
+    if not isinstance(added, list) or not all(_is_added(token, size) for token in added):
+        return None
+    if not all(layout.get(part) is None or isinstance(layout[part], dict) for part in PARTS):
+        return None
+    known = {*PARTS, "model", "added_tokens"}
+    return {key: value for key, value in layout.items() if key in known}
+
+
+def _is_added(token: object, size: int) -> bool:
+    return (
+        isinstance(token, dict)
+        and isinstance(token.get("content"), str)
+        and isinstance(token.get("id"), int)
+        and 0 <= token["id"] < size
+        and all(isinstance(token.get(flag), bool) for flag in FLAGS)
+    )

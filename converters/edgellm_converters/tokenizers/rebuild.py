@@ -1,0 +1,215 @@
+"""A `Vocabulary` -> tokenizer.json and tokenizer_config.json."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgellm_converters.tokenizers.layout import PARTS, read_layout
+from edgellm_converters.tokenizers.pretokenizers import by_name
+from edgellm_converters.tokenizers.sentencepiece import merges_from_scores
+from edgellm_converters.tokenizers.vocabulary import SPACE, TokenType, Vocabulary
+
+__all__ = ["tokenizer_config", "tokenizer_json"]
+
+_FILLER = re.compile(r"\[PAD\d+\]|<dummy\d+>")
+_ADDED = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
+
+
+def tokenizer_json(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Build the content of tokenizer.json; `path` is named in errors.
+
+    The parts come from `layout` where the file holds one that fits; else they are written so that
+    they do what llama.cpp does.
+
+    Raises:
+        ConfigError: a score is not finite.
+        UnsupportedError: the pre-tokenizer is not known here.
+    """
+    layout = _fitting(vocabulary)
+    is_bpe = vocabulary.model == "gpt2"
+    words = _words(vocabulary, layout)
+    if is_bpe:
+        # llama.cpp, too, takes the first space after the first character as the border.
+        merges = [
+            [merge[: (cut := merge.find(" ", 1))], merge[cut + 1 :]]
+            for merge in vocabulary.merges
+            if merge.find(" ", 1) > 0
+        ]
+    else:
+        reached = {
+            word: index
+            for word, index in words.items()
+            if vocabulary.types[index] in (TokenType.NORMAL, TokenType.UNUSED)
+            or (layout is not None and vocabulary.types[index] == TokenType.USER_DEFINED)
+        }
+        merges = [list(pair) for pair in merges_from_scores(path, reached, vocabulary.scores)]
+    merges = [pair for pair in merges if pair[0] + pair[1] in words]
+    parts = _parts(path, vocabulary) if layout is None else layout
+    unknown = vocabulary.special.get("unk", 0)
+    model = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None if is_bpe else vocabulary.tokens[unknown],
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": not is_bpe,
+        "byte_fallback": not is_bpe,
+        "ignore_merges": is_bpe and by_name(path, vocabulary.pre).ignore_merges,
+    }
+    if layout is not None:
+        model |= {key: value for key, value in layout["model"].items() if key in model}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": parts["added_tokens"],
+        **{part: parts.get(part) for part in PARTS},
+        "model": model | {"vocab": words, "merges": merges},
+    }
+
+
+def tokenizer_config(vocabulary: Vocabulary, context: int) -> dict[str, Any]:
+    """Build the content of tokenizer_config.json; `context` in tokens."""
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": vocabulary.add_bos,
+        "add_eos_token": vocabulary.add_eos,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": context,
+    }
+    for role, index in vocabulary.special.items():
+        config[f"{role}_token"] = vocabulary.tokens[index]
+    if vocabulary.templates:
+        named = dict(vocabulary.templates)
+        if vocabulary.chat_template is not None:
+            named = {"default": vocabulary.chat_template, **named}
+        config["chat_template"] = [
+            {"name": name, "template": template} for name, template in named.items()
+        ]
+    elif vocabulary.chat_template is not None:
+        config["chat_template"] = vocabulary.chat_template
+    return config
+
+
+def _fitting(vocabulary: Vocabulary) -> dict[str, Any] | None:
+    """Give the stored layout if its added tokens are the vocabulary's."""
+    layout = read_layout(vocabulary.layout, len(vocabulary.tokens))
+    if layout is None:
+        return None
+    for token in layout["added_tokens"]:
+        text = vocabulary.tokens[token["id"]]
+        if text not in (token["content"], token["content"].replace(SPACE, " ")):
+            return None
+    return layout
+
+
+def _words(vocabulary: Vocabulary, layout: Mapping[str, Any] | None) -> dict[str, int]:
+    """Give token -> id without the fillers of empty rows."""
+    words = {}
+    for index, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
+        if kind == TokenType.UNUSED and _FILLER.fullmatch(token):
+            continue
+        words[_shown(vocabulary, token) if kind == TokenType.USER_DEFINED else token] = index
+    for token in layout["added_tokens"] if layout else ():
+        words[token["content"]] = token["id"]
+    return words
+
+
+def _shown(vocabulary: Vocabulary, token: str) -> str:
+    """Write a user-defined token as tokenizer.json does: with the sign for spaces.
+
+    Where text gets a leading space, matching must come before the normalizer, in the text as it
+    was typed, so that the spaces stay.
+    """
+    if vocabulary.model == "llama" and not vocabulary.add_space_prefix:
+        return token.replace(" ", SPACE)
+    return token
+
+
+def _parts(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Write the parts of tokenizer.json that make it split and match as llama.cpp does."""
+    added = []
+    for index, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
+        if kind in _ADDED:
+            user = kind == TokenType.USER_DEFINED
+            content = _shown(vocabulary, token) if user else token
+            added.append(
+                {
+                    "id": index,
+                    "content": content,
+                    "single_word": False,
+                    "lstrip": False,
+                    "rstrip": False,
+                    "normalized": user and SPACE in content,
+                    "special": not user,
+                }
+            )
+    template = _template(vocabulary)
+    if vocabulary.model == "gpt2":
+        row = by_name(path, vocabulary.pre)
+        byte_level = {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": True,
+        }
+        post: dict[str, Any] | None = byte_level
+        if template:
+            post = {"type": "Sequence", "processors": [byte_level, template]}
+        return {
+            "added_tokens": added,
+            "normalizer": {"type": row.normalizer} if row.normalizer else None,
+            "pre_tokenizer": row.layout(),
+            "post_processor": post,
+            "decoder": byte_level,
+        }
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    prepend = {"type": "Prepend", "prepend": SPACE}
+    decoders: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    normalizer: dict[str, Any] = replace
+    if vocabulary.add_space_prefix:
+        normalizer = {"type": "Sequence", "normalizers": [prepend, replace]}
+        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    return {
+        "added_tokens": added,
+        "normalizer": normalizer,
+        "pre_tokenizer": None,
+        "post_processor": template,
+        "decoder": {"type": "Sequence", "decoders": decoders},
+    }
+
+
+def _template(vocabulary: Vocabulary) -> dict[str, Any] | None:
+    """Write the post-processor that adds the first and the last token."""
+    ids = {}
+    before: list[dict[str, Any]] = []
+    after: list[dict[str, Any]] = []
+    for wanted, role, place in (
+        (vocabulary.add_bos, "bos", before),
+        (vocabulary.add_eos, "eos", after),
+    ):
+        if wanted and role in vocabulary.special:
+            index = vocabulary.special[role]
+            token = vocabulary.tokens[index]
+            ids[token] = {"id": token, "ids": [index], "tokens": [token]}
+            place.append({"SpecialToken": {"id": token, "type_id": 0}})
+    if not ids:
+        return None
+    first = [*before, {"Sequence": {"id": "A", "type_id": 0}}, *after]
+    second = [
+        {kind: value | {"type_id": 1} for kind, value in part.items()}
+        for part in [*before, {"Sequence": {"id": "B", "type_id": 1}}, *after]
+    ]
+    return {
+        "type": "TemplateProcessing",
+        "single": first,
+        "pair": first + second,
+        "special_tokens": ids,
+    }

@@ -1,0 +1,185 @@
+"""Targets that appear whole or not at all: written beside, synced, renamed.
+
+Whatever ends the writing (an error, Ctrl-C, a full disk) removes what was written so far.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edgellm_converters.errors import ConvertersError, OutputError
+
+__all__ = ["atomic_file", "atomic_folder", "check_target", "require_space"]
+
+# What a Hugging Face folder of ours may hold; a folder with anything else is not replaced.
+OWN_NAMES = frozenset(
+    {
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+        "model.safetensors.index.json",
+    }
+)
+
+
+def check_target(target: Path, *, folder: bool, force: bool, source: Path | None = None) -> None:
+    """Refuse a target that cannot or must not be written, before any work is done.
+
+    Raises:
+        OutputError: it exists and `force` is not given, is the source, is of the other kind, holds
+            files that are not ours, or its parent folder is missing.
+    """
+    parent = target.parent
+    if not parent.is_dir():
+        raise OutputError(f"{target}: the folder {parent} does not exist")
+    if source is not None and target.exists() and target.samefile(source):
+        raise OutputError(f"{target}: this is the source; give another name")
+    if target.is_symlink() and not target.exists():
+        raise OutputError(f"{target}: this is a link that leads nowhere")
+    if not target.exists():
+        return
+    if folder:
+        if not target.is_dir():
+            raise OutputError(f"{target}: this is a file; a folder is to be written")
+        names = sorted(entry.name for entry in target.iterdir())
+        if not names:
+            return
+        foreign = [name for name in names if not _is_own(target / name)]
+        if foreign:
+            raise OutputError(
+                f"{target}: the folder holds {foreign[0]!r}, which is no part of a model",
+                hint="choose a folder that does not exist yet",
+            )
+    elif target.is_dir():
+        raise OutputError(f"{target}: this is a folder; a file is to be written")
+    elif not target.is_file():
+        raise OutputError(f"{target}: this is no regular file")
+    if not force:
+        raise OutputError(f"{target}: exists already", hint="--force replaces it")
+
+
+def _is_own(path: Path) -> bool:
+    name = path.name
+    shard = name.startswith("model") and name.endswith(".safetensors")
+    return path.is_file() and not path.is_symlink() and (name in OWN_NAMES or shard)
+
+
+def require_space(target: Path, size: int) -> None:
+    """Refuse to begin what the disk cannot hold; `size` in bytes.
+
+    Raises:
+        OutputError: the free space of the target's disk is less.
+    """
+    free = shutil.disk_usage(target.parent).free
+    if free < size:
+        raise _full(target, f"{size / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free")
+
+
+@contextmanager
+def atomic_file(target: Path, *, force: bool) -> Iterator[Path]:
+    """Give the path of a temporary file that becomes `target` when the block ends well.
+
+    Raises:
+        OutputError: the file cannot be written, or the target appeared meanwhile.
+    """
+    with _mapped(target):
+        descriptor, name = tempfile.mkstemp(".partial", f".{target.name}.", target.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            if not force and target.exists():
+                raise OutputError(f"{target}: exists already", hint="--force replaces it")
+            temporary.replace(target)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        _sync(target.parent)
+
+
+@contextmanager
+def atomic_folder(target: Path, *, force: bool) -> Iterator[Path]:
+    """Give a temporary folder that becomes `target` when the block ends well.
+
+    Raises:
+        OutputError: it cannot be written, or the target appeared meanwhile.
+    """
+    with _mapped(target):
+        # Between the two renames below a target that is replaced does not exist for a moment.
+        temporary = Path(tempfile.mkdtemp(".partial", f".{target.name}.", target.parent))
+        try:
+            yield temporary
+            for file in temporary.iterdir():
+                _sync(file)
+                file.chmod(0o666 & ~_umask())
+            temporary.chmod(0o777 & ~_umask())
+            _sync(temporary)
+            check_target(target, folder=True, force=force)
+            _swap(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync(target.parent)
+
+
+def _swap(temporary: Path, target: Path) -> None:
+    """Put the finished folder in the place of the old one, if there is an old one."""
+    if not target.exists() or not any(target.iterdir()):
+        temporary.replace(target)
+        return
+    old = Path(tempfile.mkdtemp(".old", f".{target.name}.", target.parent))
+    target.replace(old)
+    try:
+        temporary.replace(target)
+    except BaseException:
+        old.replace(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _mapped(target: Path) -> Iterator[None]:
+    """Turn what the operating system says into one sentence that names the target."""
+    import errno
+
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ConvertersError):
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _full(target, "the disk is full") from error
+        reason = error.strerror or str(error)
+        raise OutputError(f"{target}: cannot be written: {reason}") from error
+
+
+def _full(target: Path, why: str) -> OutputError:
+    return OutputError(
+        f"{target}: not enough room: {why}",
+        hint="nothing was left behind; make room or choose another disk",
+    )
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

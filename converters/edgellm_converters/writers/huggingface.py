@@ -1,0 +1,165 @@
+"""Writing a Hugging Face folder: safetensors files in slabs, and the JSON files beside them.
+
+A safetensors file is a u64 length, a JSON header padded with spaces to 8 bytes, and the data of the
+tensors without gaps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from edgellm_converters.writers.hashing import HashingFile
+
+__all__ = ["MAX_SHARD", "HuggingFaceSpec", "OpenFolder", "huggingface_folder", "write_json"]
+
+MAX_SHARD = 5_000_000_000
+"""Bytes of tensors in one file, as transformers cuts them."""
+
+WIDTHS: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class HuggingFaceSpec:
+    """A tensor to be written; `dtype` is F32, F16 or BF16."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its data."""
+        return math.prod(self.shape) * WIDTHS[self.dtype]
+
+
+class OpenFolder:
+    """A folder whose tensor files are written one after the other; takes their data in order."""
+
+    def __init__(self, folder: Path, tensors: Sequence[HuggingFaceSpec], max_shard: int) -> None:
+        self.folder = folder
+        self._shards = _shards(tensors, max_shard)
+        self._names = _names(len(self._shards))
+        self._file: HashingFile | None = None
+        self._due = 0
+        self._digests: dict[str, str] = {}
+        self._queue = [
+            (number, spec) for number, shard in enumerate(self._shards) for spec in shard
+        ]
+        self._open = -1
+
+    def begin(self) -> HuggingFaceSpec:
+        """Go to the next tensor, after the one before got all of its bytes."""
+        if self._due:
+            raise ValueError(f"{self._due} bytes of the tensor before are missing")
+        number, spec = self._queue.pop(0)
+        if number != self._open:
+            self._close_file()
+            self._file = HashingFile((self.folder / self._names[number]).open("wb"))
+            self._file.write(_header(self._shards[number]))
+            self._open = number
+        self._due = spec.nbytes
+        return spec
+
+    def write(self, data: npt.NDArray[Any]) -> None:
+        """Write some rows of the tensor; the array must not be changed afterwards."""
+        if self._file is None or data.nbytes > self._due:
+            raise ValueError(f"{data.nbytes} bytes, but {self._due} are due")
+        self._file.write_array(data)
+        self._due -= data.nbytes
+
+    def finish(self) -> tuple[str, int]:
+        """Write the index if there are several files; give digest and bytes of the folder.
+
+        The digest is the sha256 of the text that `sha256sum *` prints in the folder.
+        """
+        if self._due or self._queue:
+            raise ValueError("tensors are missing")
+        self._close_file()
+        if len(self._names) > 1:
+            total = sum(spec.nbytes for shard in self._shards for spec in shard)
+            places = {
+                spec.name: self._names[number]
+                for number, shard in enumerate(self._shards)
+                for spec in shard
+            }
+            index = {"metadata": {"total_size": total}, "weight_map": places}
+            write_json(self.folder / "model.safetensors.index.json", index)
+        lines, size = [], 0
+        for file in sorted(self.folder.iterdir()):
+            digest = self._digests.get(file.name)
+            if digest is None:
+                digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            lines.append(f"{digest}  {file.name}\n")
+            size += file.stat().st_size
+        return hashlib.sha256("".join(lines).encode()).hexdigest(), size
+
+    def close(self) -> None:
+        """Close what is open, also after an error."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+            self._digests[self._names[self._open]] = self._file.sha256()
+            self.close()
+
+
+@contextmanager
+def huggingface_folder(
+    folder: Path, tensors: Sequence[HuggingFaceSpec], max_shard: int = MAX_SHARD
+) -> Iterator[OpenFolder]:
+    """Open an existing, empty folder for the tensors."""
+    writer = OpenFolder(folder, tensors, max_shard)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file as transformers does: indented, other scripts as they are."""
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _shards(tensors: Sequence[HuggingFaceSpec], most: int) -> list[list[HuggingFaceSpec]]:
+    shards: list[list[HuggingFaceSpec]] = [[]]
+    size = 0
+    for spec in tensors:
+        if shards[-1] and size + spec.nbytes > most:
+            shards.append([])
+            size = 0
+        shards[-1].append(spec)
+        size += spec.nbytes
+    return shards
+
+
+def _names(count: int) -> list[str]:
+    if count == 1:
+        return ["model.safetensors"]
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def _header(tensors: Sequence[HuggingFaceSpec]) -> bytes:
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for spec in tensors:
+        begin, end = end, end + spec.nbytes
+        header[spec.name] = {
+            "dtype": spec.dtype,
+            "shape": list(spec.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,261 @@
+"""Talking to a model from Python: load it once, then chat, stream or complete.
+
+with edgellm.load("smollm2-135m-instruct") as model:
+    for text in model.stream("Why is the sky blue?"):
+        ...
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from edgellm.backends.base import Context, LoadOptions, Sampling, select
+from edgellm.errors import TemplateError, UsageError
+from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult
+from edgellm.generate.prompt import chat_tokens, text_tokens
+from edgellm.generate.template import ChatTemplate, Message
+
+if TYPE_CHECKING:
+    from edgellm.generate.conversation import Conversation
+
+__all__ = ["DEFAULT_CONTEXT", "LoadedModel", "chat", "load"]
+
+# The context when nobody asks for a size, if the model was trained on as much: enough for a long
+# conversation, and small enough in memory (512 MB for an 8B model with grouped-query attention).
+DEFAULT_CONTEXT = 4096
+
+
+def _never() -> bool:
+    return False
+
+
+def load(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    context: int | None = None,
+    threads: int | None = None,
+    gpu_layers: int | None = None,
+    cancelled: Callable[[], bool] = _never,
+) -> LoadedModel:
+    """Find a model, check its file and load it.
+
+    Args:
+        model: a path, a name in the store or a built-in name; None takes the default model.
+        context: the most tokens of prompt and answer together; None takes the smaller of
+            `DEFAULT_CONTEXT` and what the model was trained on.
+        threads: None takes the number of physical cores.
+        gpu_layers: layers on an accelerator; None takes all where there is one.
+        cancelled: asked while the model is loaded; True stops that.
+
+    Raises:
+        NotFoundError: there is no such model.
+        ConvertersError: the file is damaged or would harm native code.
+        BackendError: no backend can run it.
+        UsageError: a value out of its range.
+        CancelledError: `cancelled` gave True.
+    """
+    from edgellm.models.check import check_model_file
+    from edgellm.models.resolve import resolve
+
+    options = LoadOptions(threads=threads, gpu_layers=gpu_layers)
+    reference = None if model is None else os.fspath(model)
+    path = resolve(reference)
+    check_model_file(path)
+    return LoadedModel(path, options, context=context, name=reference, cancelled=cancelled)
+
+
+def chat(prompt: str, model: str | os.PathLike[str] | None = None, **options: Any) -> str:
+    """Answer one prompt and give the text; `options` are those of `LoadedModel.stream`.
+
+    Raises: what `load` and `LoadedModel.stream` raise.
+    """
+    with load(model) as loaded:
+        return loaded.stream(prompt, **options).read().text
+
+
+class LoadedModel:
+    """A model in memory; close it, or use it in a `with` statement.
+
+    One thread at a time may generate. Answers share one context, so that a prompt that begins like
+    the one before is evaluated only where it differs.
+
+    Attributes:
+        path: the model's file.
+        name: what the caller called it.
+        backend: the name of the backend that runs it.
+        context_limit: the most tokens of prompt and answer together.
+
+    Raises:
+        BackendError: no backend can run the file.
+        UsageError: `context` is below 1 or above what the model was trained on.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        options: LoadOptions,
+        *,
+        context: int | None = None,
+        name: str | None = None,
+        cancelled: Callable[[], bool] = _never,
+    ) -> None:
+        backend = select(path)
+        self.path = path
+        self.name = name or path.stem
+        self.backend = backend.name
+        self._context: Context | None = None
+        self._template: ChatTemplate | None = None
+        self._model = backend.load(path, options, cancelled)
+        trained = self._model.trained_context
+        if context is not None and not 1 <= context <= trained:
+            self.close()
+            raise UsageError(
+                f"a context of {context} tokens is asked for, and {self.name} was trained on "
+                f"{trained}",
+                hint=f"--ctx takes 1 to {trained} for this model",
+            )
+        self.context_limit = context or min(trained, DEFAULT_CONTEXT)
+
+    def __enter__(self) -> LoadedModel:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def description(self) -> str:
+        """A line about the model for people."""
+        return self._model.description
+
+    @property
+    def trained_context(self) -> int:
+        """The number of tokens that the model was trained on."""
+        return self._model.trained_context
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the model has a chat template."""
+        return self._model.chat_template is not None
+
+    @property
+    def template_source(self) -> str | None:
+        """The model's own chat template; None if it has none."""
+        return self._model.chat_template
+
+    def stream(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        system: str | None = None,
+        max_tokens: int = -1,
+        stop: Sequence[str] = (),
+        sampling: Sampling | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Generation:
+        """Answer a prompt, or messages that end with the user's, through the chat template.
+
+        Iterate over what it gives; `.result` holds the numbers afterwards.
+
+        Raises:
+            TemplateError: the model has no chat template, or it refuses the messages.
+            ContextOverflowError: while iterating, if no answer fits behind the prompt.
+        """
+        messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+        if system:
+            messages.insert(0, Message("system", system))
+        template = self._require_template()
+        options = GenerateOptions(sampling or Sampling(), max_tokens, tuple(stop))
+        return self._generate(chat_tokens(self._model, template, messages), options, cancel)
+
+    def chat(self, prompt: str | Sequence[Message], **options: Any) -> GenerationResult:
+        """Answer as `stream` does, and give the whole answer with its numbers."""
+        return self.stream(prompt, **options).read()
+
+    def complete(
+        self,
+        text: str,
+        *,
+        special: bool = False,
+        max_tokens: int = -1,
+        stop: Sequence[str] = (),
+        sampling: Sampling | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Generation:
+        """Continue a text as it stands, without a template.
+
+        Args:
+            text: an empty one starts from the model's start token.
+            special: whether the text of control tokens becomes these tokens; never set it for
+                text from a stranger.
+            max_tokens: the most tokens of the continuation; negative for no limit.
+            stop: strings that end it.
+            sampling: how tokens are chosen.
+            cancel: set it from any thread to stop.
+        """
+        options = GenerateOptions(sampling or Sampling(), max_tokens, tuple(stop))
+        tokens = text_tokens(self._model, text, special=special)
+        if not tokens:
+            raise UsageError("the prompt is empty, and the model has no token to start a text with")
+        return self._generate(tokens, options, cancel)
+
+    def conversation(
+        self, *, system: str | None = None, options: GenerateOptions | None = None
+    ) -> Conversation:
+        """Begin a conversation that remembers its turns.
+
+        Raises:
+            UsageError: a system prompt for a model without a chat template.
+        """
+        from edgellm.generate.conversation import Conversation
+
+        template = self._require_template() if self.has_template else None
+        context = self._open(self.context_limit)
+        return Conversation(self._model, context, template, system=system, options=options)
+
+    def close(self) -> None:
+        """Free the memory; closing twice does nothing."""
+        if self._context is not None:
+            self._context.close()
+            self._context = None
+        self._model.close()
+
+    def _generate(
+        self, tokens: list[int], options: GenerateOptions, cancel: threading.Event | None
+    ) -> Generation:
+        # A short answer needs no full context, and a smaller one is made faster.
+        needed = self.context_limit
+        if options.max_tokens >= 0:
+            needed = min(needed, len(tokens) + max(options.max_tokens, 1))
+        return Generation(self._open(needed), tokens, options, cancel=cancel)
+
+    def _open(self, size: int) -> Context:
+        if self._context is not None and self._context.size < size:
+            self._context.close()
+            self._context = None
+            size = self.context_limit  # it has been used twice: it may be used again
+        if self._context is None:
+            self._context = self._model.open_context(size)
+        return self._context
+
+    def _require_template(self) -> ChatTemplate:
+        if self._template is None:
+            source = self._model.chat_template
+            if source is None:
+                raise TemplateError(
+                    f"{self.name} has no chat template: it continues texts and knows no turns",
+                    hint="complete() continues a text; `edgellm run` does so by itself",
+                )
+            self._template = ChatTemplate(
+                source, bos=self._model.bos_text, eos=self._model.eos_text
+            )
+        return self._template

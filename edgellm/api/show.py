@@ -1,0 +1,283 @@
+"""What a model is, read from its headers alone: a GGUF file or a Hugging Face folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgellm.errors import UsageError
+from edgellm.models import resolve
+
+if TYPE_CHECKING:
+    from edgellm_converters.checkpoints.gguf_header import GGUFHeader
+
+__all__ = ["Memory", "ModelDetails", "TensorDetails", "describe_gguf", "show"]
+
+# The context for which memory is estimated, unless the model's own is smaller.
+USUAL_CONTEXT = 4096
+_CACHE_ELEMENT_BYTES = 2  # f16
+_LIMIT = 2**31 - 1
+_JSON_LIMIT = 64 << 20  # the largest tokenizer_config.json in use has some 1.2 MB
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDetails:
+    """One tensor; `shape` in numpy's order (rows before columns), `nbytes` as stored."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def elements(self) -> int:
+        """The number of weights."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the model takes in memory, in bytes, at a context of `context` tokens.
+
+    `kv_cache` holds keys and values in f16 for every layer over the whole context, which is the
+    most that it takes: layers with a sliding window may need less. None where the metadata does
+    not tell. The buffers of a computation (some 100 MB for small models) are not counted.
+    """
+
+    context: int
+    weights: int
+    kv_cache: int | None
+
+    @property
+    def total(self) -> int:
+        """Weights and cache together."""
+        return self.weights + (self.kv_cache or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDetails:
+    """Everything that headers tell. `metadata` is the file's, or the folder's config.json.
+
+    `type` is the name of the recipe (general.file_type), or else the tensor type that holds most
+    bytes. `bytes` is the size of the file (or of the files with tensors).
+    """
+
+    path: Path
+    format: str
+    architecture: str | None
+    type: str | None
+    bytes: int
+    context_length: int | None
+    tensors: tuple[TensorDetails, ...]
+    metadata: Mapping[str, object]
+    chat_template: str | None
+    memory: Memory
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights in all tensors."""
+        return sum(tensor.elements for tensor in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        """Bits of the file per weight; None for a file without tensors."""
+        return 8 * self.bytes / self.parameters if self.parameters else None
+
+    def text(self, key: str) -> str | None:
+        """Give a metadata value if it is text and not empty."""
+        value = self.metadata.get(key)
+        return value if isinstance(value, str) and value else None
+
+
+def show(reference: str | None = None, *, context: int | None = None) -> ModelDetails:
+    """Describe a model given by path, name in the store, or folder; None is the default model.
+
+    Args:
+        reference: as in `edgellm.models.resolve`; a Hugging Face folder will do too.
+        context: tokens for which memory is estimated; by default what the model was trained on,
+            at most 4096.
+
+    Raises:
+        NotFoundError: there is no such model.
+        UsageError: `context` is out of its range.
+        ConvertersError: a file is corrupt, or of a kind that is not supported.
+    """
+    if context is not None and not 1 <= context <= _LIMIT:
+        raise UsageError(f"a context of {context} tokens is out of range")
+    path = resolve(reference, folders=True)
+    if path.is_dir():
+        return _describe_folder(path, context)
+    return describe_gguf(path, context)
+
+
+def describe_gguf(path: Path, context: int | None = None) -> ModelDetails:
+    """Describe a GGUF file after the safety check.
+
+    Raises:
+        ConvertersError: the check does not hold.
+    """
+    from edgellm.models.check import inspect_model_file
+
+    header = inspect_model_file(path)
+    metadata: Mapping[str, object] = header.metadata
+    architecture = metadata.get("general.architecture")
+    architecture = architecture if isinstance(architecture, str) else None
+    tensors = tuple(
+        TensorDetails(tensor.name, tensor.format.name, tensor.shape, tensor.nbytes)
+        for tensor in header.tensors
+    )
+    template = metadata.get("tokenizer.chat_template")
+    trained = _number(metadata.get(f"{architecture}.context_length"))
+    return ModelDetails(
+        path=path,
+        format="gguf",
+        architecture=architecture,
+        type=_recipe_name(header) or _commonest_type(tensors),
+        bytes=header.file_size,
+        context_length=trained,
+        tensors=tensors,
+        metadata=metadata,
+        chat_template=template if isinstance(template, str) else None,
+        memory=_memory(tensors, _gguf_cache_width(metadata, architecture), context, trained),
+    )
+
+
+def _recipe_name(header: GGUFHeader) -> str | None:
+    from edgellm_quant.recipes import RECIPES
+
+    number = header.metadata.get("general.file_type")
+    return next((r.name for r in RECIPES.values() if r.file_type == number), None)
+
+
+def _commonest_type(tensors: tuple[TensorDetails, ...]) -> str | None:
+    sizes: dict[str, int] = {}
+    for tensor in tensors:
+        sizes[tensor.type] = sizes.get(tensor.type, 0) + tensor.nbytes
+    return max(sizes, key=lambda name: sizes[name], default=None)
+
+
+def _gguf_cache_width(metadata: Mapping[str, object], architecture: str | None) -> int | None:
+    """Count the numbers that one token adds to the cache, over all layers."""
+    prefix = f"{architecture}."
+    layers = _number(metadata.get(prefix + "block_count"))
+    heads = metadata.get(prefix + "attention.head_count")
+    heads_kv = metadata.get(prefix + "attention.head_count_kv", heads)
+    if isinstance(heads, list):  # one number for each layer
+        heads = max((head for head in heads if isinstance(head, int)), default=None)
+    width = _number(metadata.get(prefix + "embedding_length"))
+    n_heads = _number(heads)
+    if not layers or not n_heads:
+        return None
+    usual = width // n_heads if width else None
+    key = _number(metadata.get(prefix + "attention.key_length")) or usual
+    value = _number(metadata.get(prefix + "attention.value_length")) or usual
+    if not key or not value:
+        return None
+    if isinstance(heads_kv, list):
+        per_layer = [_number(head) for head in heads_kv[:layers]]
+        total = sum(head for head in per_layer if head)
+    else:
+        total = layers * (_number(heads_kv) or n_heads)
+    return total * (key + value)
+
+
+def _describe_folder(folder: Path, context: int | None) -> ModelDetails:
+    from edgellm_converters.checkpoints.safetensors import SafetensorsCheckpoint
+    from edgellm_converters.errors import SourceNotFoundError
+
+    if not (folder / "config.json").exists():
+        raise SourceNotFoundError(
+            f"{folder}: there is no config.json in this folder",
+            hint="give a GGUF file, or a Hugging Face folder (config.json and safetensors)",
+        )
+    config = _read_object(folder / "config.json")
+    checkpoint = SafetensorsCheckpoint.open(folder)
+    tensors = tuple(
+        TensorDetails(info.name, info.dtype, info.shape, info.nbytes)
+        for info in checkpoint.tensors.values()
+    )
+    names = config.get("architectures")
+    architecture = names[0] if isinstance(names, list) and names else config.get("model_type")
+    trained = _number(config.get("max_position_embeddings"))
+    return ModelDetails(
+        path=folder,
+        format="huggingface",
+        architecture=architecture if isinstance(architecture, str) else None,
+        type=_commonest_type(tensors),
+        bytes=sum(path.stat().st_size for path in {i.path for i in checkpoint.tensors.values()}),
+        context_length=trained,
+        tensors=tensors,
+        metadata=config,
+        chat_template=_folder_template(folder),
+        memory=_memory(tensors, _folder_cache_width(config), context, trained),
+    )
+
+
+def _folder_cache_width(config: Mapping[str, object]) -> int | None:
+    layers = _number(config.get("num_hidden_layers"))
+    heads = _number(config.get("num_attention_heads"))
+    width = _number(config.get("hidden_size"))
+    if not layers or not heads:
+        return None
+    head = _number(config.get("head_dim")) or (width // heads if width else None)
+    heads_kv = _number(config.get("num_key_value_heads")) or heads
+    return layers * heads_kv * 2 * head if head else None
+
+
+def _folder_template(folder: Path) -> str | None:
+    from edgellm_converters.errors import ConfigError
+
+    plain = folder / "chat_template.jinja"
+    if plain.is_file():
+        try:
+            return _read_bounded(plain).decode()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{plain}: not UTF-8 (at byte {error.start})") from error
+    config = folder / "tokenizer_config.json"
+    template = _read_object(config).get("chat_template") if config.is_file() else None
+    return template if isinstance(template, str) else None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    import json
+
+    from edgellm_converters.errors import ConfigError
+
+    try:
+        value = json.loads(_read_bounded(path))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: holds {type(value).__name__}, not an object")
+    return value
+
+
+def _read_bounded(path: Path) -> bytes:
+    from edgellm_converters.errors import ConfigError
+
+    with path.open("rb") as file:
+        raw = file.read(_JSON_LIMIT + 1)
+    if len(raw) > _JSON_LIMIT:
+        raise ConfigError(f"{path}: larger than {_JSON_LIMIT} bytes")
+    return raw
+
+
+def _memory(
+    tensors: tuple[TensorDetails, ...],
+    cache_width: int | None,
+    context: int | None,
+    trained: int | None,
+) -> Memory:
+    tokens = context or min(trained or USUAL_CONTEXT, USUAL_CONTEXT)
+    cache = None if cache_width is None else tokens * cache_width * _CACHE_ELEMENT_BYTES
+    return Memory(tokens, sum(tensor.nbytes for tensor in tensors), cache)
+
+
+def _number(value: object) -> int | None:
+    """Take a number of a file only if it is a whole one in a sane range."""
+    return value if type(value) is int and 0 <= value <= _LIMIT else None

@@ -1,0 +1,258 @@
+"""What a backend must be able to do, and the table of backends.
+
+A backend loads a model and gives contexts; a context evaluates tokens and samples from what came
+out. Everything above it (templates, UTF-8, stop strings, conversations) is the same for every
+backend and lies in `edgellm.generate`. To add one: its module with an object called `backend`, and
+one row in `BACKENDS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+from edgellm.errors import BackendError, UsageError
+
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "CancelledError",
+    "Context",
+    "LoadOptions",
+    "Model",
+    "Sampling",
+    "get_backend",
+    "select",
+]
+
+# name -> the module that holds the object `backend`; the first one that accepts a file gets it.
+BACKENDS: dict[str, str] = {
+    "llama_cpp": "edgellm.backends.llama_cpp.backend",
+}
+
+SEED_LIMIT = 2**32 - 1  # llama.cpp gives 2^32-1 itself the meaning "any seed"
+INT_LIMIT = 2**31
+
+
+class CancelledError(Exception):
+    """The caller asked to stop while a model was loaded or a prompt was evaluated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is chosen; names and defaults as in llama.cpp's command line tools.
+
+    Attributes:
+        temperature: 0 or less takes the likeliest token every time.
+        top_k: keep the k likeliest tokens; 0 or less keeps all.
+        top_p: keep the likeliest tokens that have this probability together; 1 keeps all.
+        min_p: drop tokens below this share of the likeliest one's probability; 0 drops none.
+        typical_p: locally typical sampling; 1 keeps all.
+        repeat_penalty: divides the logit of a recent token; 1 changes nothing.
+        frequency_penalty: taken from the logit for each recent occurrence.
+        presence_penalty: taken once from the logit of a token that occurred recently.
+        repeat_last_n: how many tokens count as recent; 0 turns the three penalties off.
+        seed: 0 .. 2^32-2; the same seed gives the same text.
+
+    Raises:
+        UsageError: a value out of its range.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repeat_last_n: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "frequency_penalty", "presence_penalty"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or abs(value) > 100:
+                raise UsageError(f"{name} is {value}, and must lie between -100 and 100")
+        for name in ("top_p", "min_p", "typical_p"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise UsageError(f"{name} is {value}, and must lie between 0 and 1")
+        if not 0.01 <= self.repeat_penalty <= 100:
+            raise UsageError(
+                f"repeat_penalty is {self.repeat_penalty}, and must lie between 0.01 and 100"
+            )
+        if not -INT_LIMIT <= self.top_k < INT_LIMIT:
+            raise UsageError(f"top_k is {self.top_k}, and must be a 32-bit number")
+        if not 0 <= self.repeat_last_n <= 1_000_000:
+            raise UsageError(
+                f"repeat_last_n is {self.repeat_last_n}, and must lie between 0 and 1000000"
+            )
+        if not 0 <= self.seed < SEED_LIMIT:
+            raise UsageError(f"seed is {self.seed}, and must lie between 0 and {SEED_LIMIT - 1}")
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether any of the three penalties changes a logit."""
+        return self.repeat_last_n > 0 and (
+            self.repeat_penalty != 1.0
+            or self.frequency_penalty != 0.0
+            or self.presence_penalty != 0.0
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a model is loaded.
+
+    Attributes:
+        threads: None takes the number of physical cores that this process may use.
+        gpu_layers: layers on an accelerator, where the backend was built with one; None takes all.
+
+    Raises:
+        UsageError: a value out of its range.
+    """
+
+    threads: int | None = None
+    gpu_layers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and not 1 <= self.threads <= 512:
+            raise UsageError(f"threads is {self.threads}, and must lie between 1 and 512")
+        if self.gpu_layers is not None and not 0 <= self.gpu_layers < 10_000:
+            raise UsageError(f"gpu_layers is {self.gpu_layers}, and must lie between 0 and 9999")
+
+
+class Context(Protocol):
+    """The evaluated tokens of one text, and the state to go on from them."""
+
+    @property
+    def size(self) -> int:
+        """How many tokens it can hold."""
+
+    def prefill(
+        self, tokens: Sequence[int], sampling: Sampling, cancelled: Callable[[], bool]
+    ) -> int:
+        """Evaluate a prompt, so that `next_piece` continues it.
+
+        What this context holds already is kept as far as it is the same prefix. Gives the number
+        of tokens that were kept. At least one token is always evaluated.
+
+        Raises:
+            CancelledError: `cancelled` gave True; the context stays usable.
+            BackendError: the backend failed.
+        """
+
+    def next_piece(self) -> bytes | None:
+        """Sample one token and give its bytes; None when the model ends its text.
+
+        The bytes are those of the text: empty for a control token, and perhaps only a part of a
+        UTF-8 character.
+
+        Raises:
+            BackendError: the backend failed.
+        """
+
+    def close(self) -> None:
+        """Free the memory; closing twice does nothing."""
+
+
+class Model(Protocol):
+    """A loaded model: its vocabulary, its template, and contexts on it."""
+
+    @property
+    def description(self) -> str:
+        """A line about it for people: architecture, size, type."""
+
+    @property
+    def trained_context(self) -> int:
+        """The number of tokens that it was trained on."""
+
+    @property
+    def chat_template(self) -> str | None:
+        """Its own Jinja chat template; None if it has none."""
+
+    @property
+    def start_token(self) -> int | None:
+        """The token that every text has to start with; None if there is none."""
+
+    @property
+    def bos_text(self) -> str:
+        """The text of the beginning-of-sequence token; empty if there is none."""
+
+    @property
+    def eos_text(self) -> str:
+        """The text of the end-of-sequence token; empty if there is none."""
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Give the tokens of a text, without adding any.
+
+        With `special`, the text of a control token becomes that token; without, it is text.
+
+        Raises:
+            UsageError: the text has no UTF-8 form (lone surrogates).
+        """
+
+    def control_text(self, token: int) -> str | None:
+        """Give the text of a control token; None if the token is not one."""
+
+    def open_context(self, size: int) -> Context:
+        """Make a context for `size` tokens.
+
+        Raises:
+            DoesNotFitError: there is not enough memory.
+            BackendError: the backend failed.
+        """
+
+    def close(self) -> None:
+        """Free the memory; closing twice does nothing."""
+
+
+class Backend(Protocol):
+    """One implementation."""
+
+    @property
+    def name(self) -> str:
+        """Its name in `BACKENDS` and in the JSON output."""
+
+    def refusal(self, path: Path) -> str | None:
+        """Say why it cannot run this file, without opening it natively; None if it can."""
+
+    def load(self, path: Path, options: LoadOptions, cancelled: Callable[[], bool]) -> Model:
+        """Load a model file that has passed the safety check.
+
+        Raises:
+            CancelledError: `cancelled` gave True.
+            BackendError: the file is not a model that it can run.
+        """
+
+
+def get_backend(name: str) -> Backend:
+    """Import a backend by its name.
+
+    Raises:
+        UsageError: there is no such backend.
+    """
+    if name not in BACKENDS:
+        raise UsageError(f"no backend is called {name!r}", hint=f"known: {', '.join(BACKENDS)}")
+    return cast(Backend, importlib.import_module(BACKENDS[name]).backend)
+
+
+def select(path: Path) -> Backend:
+    """Give the first backend that can run this file.
+
+    Raises:
+        BackendError: none can; the sentence holds each one's reason.
+    """
+    reasons = []
+    for name in BACKENDS:
+        backend = get_backend(name)
+        reason = backend.refusal(path)
+        if reason is None:
+            return backend
+        reasons.append(f"{name}: {reason}")
+    raise BackendError(f"{path}: no backend can run it ({'; '.join(reasons)})")

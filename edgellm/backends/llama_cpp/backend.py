@@ -1,0 +1,33 @@
+"""The row of llama.cpp in the table of backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from edgellm.backends.base import LoadOptions
+from edgellm.backends.llama_cpp.library import missing
+from edgellm.backends.llama_cpp.model import LlamaCppModel
+
+__all__ = ["LlamaCppBackend", "backend"]
+
+
+class LlamaCppBackend:
+    """Runs GGUF files."""
+
+    name = "llama_cpp"
+
+    def refusal(self, path: Path) -> str | None:
+        """Say why it cannot run this file; None if it can."""
+        if not path.is_file():
+            return "reads single GGUF files only"
+        return missing()
+
+    def load(
+        self, path: Path, options: LoadOptions, cancelled: Callable[[], bool]
+    ) -> LlamaCppModel:
+        """Load a model file that has passed the safety check."""
+        return LlamaCppModel(path, options, cancelled)
+
+
+backend = LlamaCppBackend()

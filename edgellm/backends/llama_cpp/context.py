@@ -1,0 +1,189 @@
+"""One context of llama.cpp: its key-value cache, the prompt and the token loop."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from edgellm.backends.base import CancelledError, Sampling
+from edgellm.backends.llama_cpp.library import library, log, quiet
+from edgellm.backends.llama_cpp.sampler import make_chain
+from edgellm.errors import BackendError, DoesNotFitError
+
+if TYPE_CHECKING:
+    from edgellm.backends.llama_cpp.model import LlamaCppModel
+
+__all__ = ["LlamaCppContext"]
+
+# Positions are padded to this by llama.cpp itself.
+PADDING = 256
+ABORTED = 2  # what llama_decode gives when the abort callback said so
+
+
+class LlamaCppContext:
+    """See `edgellm.backends.base.Context`."""
+
+    def __init__(self, model: LlamaCppModel, size: int) -> None:
+        native = self._native = library()
+        self._model = model
+        self._size = size
+        self._chain: Any = None
+        self._context: Any = None
+        params = native.llama_context_default_params()
+        params.n_ctx = -(-size // PADDING) * PADDING
+        params.n_outputs_max = 1  # logits of the last token alone: a big vocabulary costs much
+        params.n_threads = params.n_threads_batch = model.threads
+        quiet()
+        log.clear()
+        self._context = native.llama_init_from_model(model.handle, params)
+        if not self._context:
+            reason = log.reason() or "llama.cpp gave no reason"
+            kind = DoesNotFitError if "alloc" in reason else BackendError
+            raise kind(
+                f"{model.path}: a context of {size} tokens cannot be made: {reason}",
+                hint="a smaller --ctx needs less memory",
+            )
+        self._memory = native.llama_get_memory(self._context)
+        self._chunk = min(native.llama_n_batch(self._context), params.n_ctx)
+        self._held: list[int] = []  # the tokens whose keys and values are in the cache
+        # One batch of one token, used again for each: the token, and the struct that points to it.
+        self._token = (ctypes.c_int32 * 1)()
+        self._batch = native.llama_batch_get_one(self._token, 1)
+        self._sampled: int | None = None  # sampled, but not evaluated yet
+        # Kept alive here: the library holds a bare pointer to it during a prompt.
+        self._abort_callback: Any = None
+
+    @property
+    def size(self) -> int:
+        """How many tokens it can hold."""
+        return self._size
+
+    def prefill(
+        self, tokens: Sequence[int], sampling: Sampling, cancelled: Callable[[], bool]
+    ) -> int:
+        """Evaluate a prompt; see `edgellm.backends.base.Context.prefill`."""
+        native = self._native
+        if not 0 < len(tokens) <= self._size:
+            raise BackendError(f"a prompt of {len(tokens)} tokens for a context of {self._size}")
+        kept = self._keep(tokens)
+        self._free_chain()
+        self._chain = make_chain(native, self._model.vocab, sampling)
+        if sampling.penalizes:
+            for token in tokens[-sampling.repeat_last_n :]:
+                native.llama_sampler_accept(self._chain, token)
+        self._sampled = None
+        quiet()
+        log.clear()
+        with self._abortable(cancelled) as stopped:
+            for start in range(kept, len(tokens), self._chunk):
+                if stopped():
+                    raise CancelledError
+                part = tokens[start : start + self._chunk]
+                array = (ctypes.c_int32 * len(part))(*part)
+                status = native.llama_decode(
+                    self._context, native.llama_batch_get_one(array, len(part))
+                )
+                if status == ABORTED:
+                    # Some of the part may be in the cache: the next prefill removes it.
+                    raise CancelledError
+                self._check(status)
+                self._held.extend(part)
+        if not native.llama_get_logits_ith(self._context, -1):
+            raise BackendError(f"{self._model.path}: the model gives no logits to sample from")
+        return kept
+
+    def next_piece(self) -> bytes | None:
+        """Sample one token; the one before it is evaluated first."""
+        native = self._native
+        token = self._sampled
+        if token is not None:
+            self._token[0] = token
+            status = native.llama_decode(self._context, self._batch)
+            if status:
+                self._check(status)
+            self._held.append(token)
+        token = native.llama_sampler_sample(self._chain, self._context, -1)
+        self._sampled = token
+        pieces = self._model.pieces
+        return pieces[token] if token in pieces else self._model.piece(token)
+
+    def close(self) -> None:
+        """Free the memory; closing twice does nothing."""
+        self._free_chain()
+        if self._context:
+            self._native.llama_free(self._context)
+            self._context = None
+
+    def _keep(self, tokens: Sequence[int]) -> int:
+        """Drop what is in the cache beyond the common prefix; gives the prefix's length.
+
+        The last token is always evaluated again, because its logits are needed.
+        """
+        native = self._native
+        common = 0
+        for held, wanted in zip(self._held, tokens[:-1], strict=False):
+            if held != wanted:
+                break
+            common += 1
+        # A state of recurrent layers cannot be cut: then everything is evaluated again.
+        if not native.llama_memory_seq_rm(self._memory, 0, common, -1):
+            native.llama_memory_clear(self._memory, False)
+            common = 0
+        del self._held[common:]
+        return common
+
+    @contextmanager
+    def _abortable(self, cancelled: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+        """Let `cancelled` and Ctrl-C stop the evaluation of a prompt within one graph node.
+
+        The callback runs Python for each node, which is nothing beside a batch of tokens and too
+        much beside a single one; so it is set only here. An exception cannot pass through native
+        code: where Python's own Ctrl-C handler is in place, the signal is noted and
+        KeyboardInterrupt raised when the native call has returned.
+        """
+        interrupted = False
+
+        def note(_signal: int, _frame: types.FrameType | None) -> None:
+            nonlocal interrupted
+            interrupted = True
+
+        def stopped() -> bool:
+            return interrupted or cancelled()
+
+        native = self._native
+        ours = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )
+        if ours:
+            signal.signal(signal.SIGINT, note)
+        self._abort_callback = native.ggml_abort_callback(lambda _data: stopped())
+        native.llama_set_abort_callback(self._context, self._abort_callback, None)
+        try:
+            yield stopped
+        except CancelledError:
+            if interrupted:
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            native.llama_set_abort_callback(self._context, native.ggml_abort_callback(), None)
+            if ours:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+        if interrupted:
+            raise KeyboardInterrupt
+
+    def _check(self, status: int) -> None:
+        if status == 0:
+            return
+        why = log.reason() or f"llama_decode gave {status}"
+        raise BackendError(f"{self._model.path}: evaluating tokens failed: {why}")
+
+    def _free_chain(self) -> None:
+        if self._chain:
+            self._native.llama_sampler_free(self._chain)
+            self._chain = None

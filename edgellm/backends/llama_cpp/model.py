@@ -1,0 +1,164 @@
+"""A model in llama.cpp: its vocabulary and metadata."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgellm.backends.base import CancelledError, LoadOptions
+from edgellm.backends.llama_cpp.context import LlamaCppContext
+from edgellm.backends.llama_cpp.library import library, log, quiet
+from edgellm.backends.llama_cpp.threads import default_threads
+from edgellm.errors import BackendError, UsageError
+
+__all__ = ["LlamaCppModel"]
+
+CONTROL = 1 << 3  # llama_token_attr
+UNKNOWN = 1 << 0
+NO_VOCABULARY = 0  # llama_vocab_type
+METADATA_LIMIT = 4096  # bytes of one metadata value that is read here
+
+
+class LlamaCppModel:
+    """See `edgellm.backends.base.Model`."""
+
+    def __init__(self, path: Path, options: LoadOptions, cancelled: Callable[[], bool]) -> None:
+        native = self._native = library()
+        self.path = path
+        self.threads = options.threads or default_threads()
+        self.handle: Any = None
+        # token -> its bytes, None for a token that ends the text; filled as tokens are met.
+        self.pieces: dict[int, bytes | None] = {}
+        params = native.llama_model_default_params()
+        if options.gpu_layers is not None:
+            params.n_gpu_layers = options.gpu_layers
+        progress = native.llama_progress_callback(lambda _part, _data: not cancelled())
+        params.progress_callback = progress
+        quiet()
+        log.clear()
+        self.handle = native.llama_model_load_from_file(bytes(path), params)
+        if not self.handle:
+            if cancelled():
+                raise CancelledError
+            reason = log.reason() or "llama.cpp gave no reason"
+            raise BackendError(f"{path}: llama.cpp cannot load it: {reason}")
+        try:
+            self._refuse_other_kinds()
+        except BaseException:
+            self.close()
+            raise
+        self.vocab = native.llama_model_get_vocab(self.handle)
+
+    def _refuse_other_kinds(self) -> None:
+        """Refuse models that hold no decoder for text: sampling from them would abort."""
+        native = self._native
+        kind = self.metadata("general.architecture") or "unknown"
+        if native.llama_model_has_encoder(self.handle):
+            raise BackendError(f"{self.path}: {kind} models with an encoder cannot be run yet")
+        if (
+            not native.llama_model_has_decoder(self.handle)
+            or self.metadata(f"{kind}.attention.causal") == "false"
+        ):
+            raise BackendError(f"{self.path}: {kind} is an encoder, which writes no text")
+        if native.llama_model_is_diffusion(self.handle):
+            raise BackendError(f"{self.path}: {kind} is a diffusion model, which cannot be run yet")
+        vocab = native.llama_model_get_vocab(self.handle)
+        if native.llama_vocab_type(vocab) == NO_VOCABULARY:
+            raise BackendError(f"{self.path}: the file holds no tokenizer")
+
+    @property
+    def description(self) -> str:
+        """A line about it for people."""
+        buffer = ctypes.create_string_buffer(256)
+        self._native.llama_model_desc(self.handle, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    @property
+    def trained_context(self) -> int:
+        """The number of tokens that it was trained on."""
+        return int(self._native.llama_model_n_ctx_train(self.handle))
+
+    @property
+    def chat_template(self) -> str | None:
+        """Its own Jinja chat template; None if it has none."""
+        raw = self._native.llama_model_chat_template(self.handle, None)
+        return raw.decode("utf-8", "replace") if raw else None
+
+    @property
+    def start_token(self) -> int | None:
+        """The beginning-of-sequence token, where the vocabulary says that texts start with it."""
+        native = self._native
+        token = int(native.llama_vocab_bos(self.vocab))
+        return token if token >= 0 and native.llama_vocab_get_add_bos(self.vocab) else None
+
+    @property
+    def bos_text(self) -> str:
+        """The text of the beginning-of-sequence token."""
+        return self._text(self._native.llama_vocab_bos(self.vocab))
+
+    @property
+    def eos_text(self) -> str:
+        """The text of the end-of-sequence token."""
+        return self._text(self._native.llama_vocab_eos(self.vocab))
+
+    def metadata(self, key: str) -> str | None:
+        """Give a metadata value as llama.cpp writes it; None if there is none."""
+        buffer = ctypes.create_string_buffer(METADATA_LIMIT)
+        size = self._native.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if size >= 0 else None
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Give the tokens of a text; see `edgellm.backends.base.Model.tokenize`."""
+        try:
+            raw = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the text is not valid UTF-8 (at character {error.start})") from error
+        room = len(raw) + 16
+        while True:
+            tokens = (ctypes.c_int32 * room)()
+            count = self._native.llama_tokenize(
+                self.vocab, raw, len(raw), tokens, room, False, special
+            )
+            if count >= 0:
+                return tokens[:count]
+            if -count <= room:  # INT32_MIN: the text is longer than the library can count
+                raise UsageError(f"a text of {len(raw)} bytes is too long to tokenize")
+            room = -count
+
+    def control_text(self, token: int) -> str | None:
+        """Give the text of a control token; None if the token is not one."""
+        attributes = self._native.llama_vocab_get_attr(self.vocab, token)
+        return self._text(token) if attributes & (CONTROL | UNKNOWN) else None
+
+    def open_context(self, size: int) -> LlamaCppContext:
+        """Make a context; see `edgellm.backends.base.Model.open_context`."""
+        return LlamaCppContext(self, size)
+
+    def piece(self, token: int) -> bytes | None:
+        """Give the bytes of a token and remember them; None for one that ends the text."""
+        found: bytes | None = None
+        if not self._native.llama_vocab_is_eog(self.vocab, token):
+            room = 64
+            while True:
+                buffer = ctypes.create_string_buffer(room)
+                size = self._native.llama_token_to_piece(self.vocab, token, buffer, room, 0, False)
+                if size >= 0:
+                    found = buffer.raw[:size]
+                    break
+                room = -size
+        self.pieces[token] = found
+        return found
+
+    def close(self) -> None:
+        """Free the memory; closing twice does nothing. Contexts on it must be closed before."""
+        if self.handle:
+            self._native.llama_model_free(self.handle)
+            self.handle = None
+
+    def _text(self, token: int) -> str:
+        if token < 0:
+            return ""
+        raw: bytes | None = self._native.llama_vocab_get_text(self.vocab, token)
+        return raw.decode("utf-8", "replace") if raw else ""

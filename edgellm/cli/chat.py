@@ -1,0 +1,99 @@
+"""`edgellm chat`: a conversation."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from edgellm.cli.generation import (
+    cancel_on_interrupt,
+    generate_options,
+    generation_options,
+    given_model,
+    prepare_stdout,
+)
+from edgellm.cli.options import option
+from edgellm.cli.run import INTERRUPTED, answer, with_stdin
+
+__all__ = ["command"]
+
+
+@click.command("chat")
+@click.argument("model_word", required=False, metavar="[MODEL]")
+@click.argument("prompt_word", required=False, metavar="[PROMPT]")
+@generation_options
+@option(
+    "-c",
+    "--continue",
+    "continue_last",
+    envvar="EDGELLM_CONTINUE",
+    is_flag=True,
+    help="Go on with the last conversation, and its model if no other is given.",
+)
+def command(
+    model_word: str | None, prompt_word: str | None, continue_last: bool, **values: Any
+) -> int:
+    """Talk to a model.
+
+    \b
+    edgellm chat                            the default model
+    edgellm chat ./mine.gguf --system "Answer in Persian."
+    edgellm chat --continue                 go on where you left
+    edgellm chat -p "hello" < notes.txt     one answer, as `edgellm run` gives it
+
+    Ctrl-C stops an answer, Ctrl-D leaves, /help lists the commands. Answers go to stdout, all else
+    to stderr. Without a terminal every line of stdin is a message. With a PROMPT it answers once.
+
+    A model without a chat template continues each text as it stands.
+    """
+    if model_word and given_model():
+        raise click.UsageError(f"the model is given twice: {given_model()} and {model_word}")
+    if prompt_word and values["prompt"]:
+        raise click.UsageError("the prompt is given twice")
+    model = model_word or values["model"]
+    prompt = prompt_word or values["prompt"]
+    if prompt is not None:
+        if continue_last:
+            raise click.UsageError("--continue goes on with a conversation: it takes no prompt")
+        return answer(model, with_stdin(prompt) or prompt, values, raw=False, as_json=False)
+    return talk(model, values, continue_last=continue_last)
+
+
+def talk(model: str | None, values: dict[str, Any], *, continue_last: bool) -> int:
+    """Load the model and run the REPL."""
+    from edgellm.api.chat import load
+    from edgellm.backends.base import CancelledError
+    from edgellm.cli.repl import Repl
+    from edgellm.cli.repl_commands import history_file
+    from edgellm.cli.repl_input import PipeReader, TerminalReader
+    from edgellm.generate.saved import LAST, load_session
+
+    options = generate_options(values)
+    session = load_session(LAST) if continue_last else None
+    if session is not None and model is None:
+        model = session.model
+    prepare_stdout()
+    with cancel_on_interrupt() as cancel:
+        try:
+            loaded = load(
+                model,
+                context=values["ctx"],
+                threads=values["threads"],
+                gpu_layers=values["gpu_layers"],
+                cancelled=cancel.is_set,
+            )
+        except CancelledError:
+            return INTERRUPTED
+    with loaded:
+        terminal = sys.stdin is not None and sys.stdin.isatty()
+        reader = TerminalReader(history_file()) if terminal else PipeReader()
+        conversation = loaded.conversation(system=values["system"], options=options)
+        repl = Repl(loaded, conversation, reader, model=model)
+        if session is not None:
+            repl.restore(session)
+            if values["system"]:
+                conversation.system = values["system"]
+        repl.run()
+    return 0

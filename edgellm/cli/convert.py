@@ -1,0 +1,157 @@
+"""`edgellm convert`: between Hugging Face folders and GGUF files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgellm.cli.main import printable
+from edgellm.cli.options import echo_json, json_option, option
+from edgellm.cli.progress import ProgressBar, terminated_like_interrupted
+from edgellm.cli.sizes import human_bytes, human_count
+
+if TYPE_CHECKING:
+    from edgellm_converters.pipeline import ConversionResult
+
+__all__ = ["command", "show"]
+
+SHOWN_FALLBACKS = 3
+
+
+@click.command("convert")
+@click.argument("source")
+@option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="The GGUF file or the folder to write.",
+)
+@option(
+    "--to",
+    type=click.Choice(["gguf", "hf"]),
+    help="What to write.  [default: gguf if PATH ends in .gguf, else hf]",
+)
+@option(
+    "--dtype",
+    type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"], case_sensitive=False),
+    default="auto",
+    show_default=True,
+    help="How to store the weights; auto keeps them as they are.",
+)
+@option("--bits", type=click.IntRange(2, 8), help="Quantize to about so many bits a weight.")
+@option("--type", "type_name", metavar="NAME", help="Quantize to this type, such as Q4_K_M.")
+@option("--requantize", is_flag=True, help="Quantize a source that is quantized already.")
+@option("--force", is_flag=True, help="Replace PATH if it exists.")
+@option("--threads", type=click.IntRange(1), help="Cores to use.  [default: all]")
+@json_option
+def command(
+    source: str,
+    output: Path,
+    to: str | None,
+    dtype: str,
+    bits: int | None,
+    type_name: str | None,
+    requantize: bool,
+    force: bool,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Convert a model: Hugging Face folder to GGUF, or GGUF to Hugging Face folder.
+
+    SOURCE is a folder with config.json, safetensors and tokenizer.json, a GGUF file, or a name in
+    the store. From a quantized GGUF file, a folder gets the values that the quantized ones stand
+    for.
+
+    \b
+    edgellm convert ./my-finetune -o mine.gguf
+    edgellm convert ./my-finetune -o mine-q4.gguf --bits 4
+    edgellm convert mine.gguf -o ./folder --to hf
+    """
+    from edgellm.api.convert import convert
+
+    bar = ProgressBar("converting")
+    with terminated_like_interrupted():
+        try:
+            result = convert(
+                source,
+                output,
+                to=to,
+                dtype=dtype,
+                bits=bits,
+                type=type_name,
+                requantize=requantize,
+                force=force,
+                threads=threads,
+                progress=bar,
+            )
+        finally:
+            bar.clear()
+    show(result, as_json=as_json, bits=bits)
+
+
+def show(
+    result: ConversionResult, *, as_json: bool, bits: int | None, method: str | None = None
+) -> None:
+    """Print what was done, for a program or for a person."""
+    if as_json:
+        quantized = {"method": method, "receipt": None} if method else {}
+        echo_json(_json(result) | quantized)
+        return
+    for line in _summary(result, bits):
+        click.echo(printable(line))
+
+
+def _json(result: ConversionResult) -> dict[str, Any]:
+    """Give the object that `--json` writes."""
+    return {
+        "output": str(result.output),
+        "bytes": result.bytes,
+        "sha256": result.sha256,
+        "architecture": result.architecture,
+        "tensors": result.tensors,
+        "parameters": result.parameters,
+        "seconds": round(result.seconds, 3),
+        "bits_per_weight": round(result.bits_per_weight, 4),
+        "types": dict(result.types),
+        "type": result.recipe,
+        "fallbacks": [
+            {
+                "tensor": fallback.tensor,
+                "wanted": fallback.wanted,
+                "used": fallback.used,
+                "reason": fallback.reason,
+            }
+            for fallback in result.fallbacks
+        ],
+        "notes": list(result.notes),
+    }
+
+
+def _summary(result: ConversionResult, bits: int | None) -> list[str]:
+    """Give the lines that a person reads."""
+    lines = []
+    if bits is not None:
+        lines.append(f"--bits {bits} is the type {result.recipe}")
+    types = ", ".join(f"{count} {name}" for name, count in result.types.items())
+    lines.append(
+        f"{result.output}: {result.architecture}, {human_count(result.parameters)} weights, "
+        f"{human_bytes(result.bytes)}, {result.bits_per_weight:.2f} bits a weight"
+    )
+    lines.append(f"  {result.tensors} tensors: {types}; {result.seconds:.1f} s")
+    lines.append(f"  sha256 {result.sha256}")
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for fallback in result.fallbacks:
+        key = (fallback.wanted, fallback.used, fallback.reason)
+        reasons.setdefault(key, []).append(fallback.tensor)
+    for (wanted, used, reason), names in reasons.items():
+        shown = ", ".join(names[:SHOWN_FALLBACKS])
+        shown += ", ..." if len(names) > SHOWN_FALLBACKS else ""
+        one = len(names) == 1
+        what = "1 tensor is" if one else f"{len(names)} tensors are"
+        lines.append(f"  {what} {used}, not {wanted}: {reason} ({shown})")
+    lines.extend(f"  note: {note}" for note in result.notes)
+    return lines

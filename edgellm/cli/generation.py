@@ -1,0 +1,186 @@
+"""What `run` and `chat` share: their options, and text on its way to a terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from edgellm.cli.options import option
+
+if TYPE_CHECKING:
+    from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult
+
+__all__ = [
+    "cancel_on_interrupt",
+    "generate_options",
+    "generation_options",
+    "given_model",
+    "notice",
+    "prepare_stdout",
+    "printable_text",
+    "read_stdin",
+    "show",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+MAX_STDIN = 64_000_000  # bytes; more text than any context holds
+
+# C0 but tab and newline, DEL, and C1: they move the cursor, set titles, answer back. Joiners and
+# direction marks are no control characters: Persian needs them.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+_OPTIONS = (
+    option("-m", "--model", help="Model: a path, or a name in the store."),
+    option("-p", "--prompt", help="The prompt, where a positional one could be taken for a model."),
+    option("--system", help="System prompt."),
+    option("-n", "--predict", type=int, default=-1, metavar="N",
+           help="Most tokens of an answer; -1 for no limit but the context."),
+    option("--temp", type=float, default=0.8, show_default=True,
+           help="Temperature; 0 takes the likeliest token every time."),
+    option("--top-k", type=int, default=40, show_default=True,
+           help="Choose among the K likeliest tokens; 0 for all."),
+    option("--top-p", type=float, default=0.95, show_default=True,
+           help="Choose among the likeliest tokens that have this probability together."),
+    option("--min-p", type=float, default=0.05, show_default=True,
+           help="Drop tokens below this share of the likeliest one's probability."),
+    option("--repeat-penalty", type=float, default=1.0, show_default=True,
+           help="Make recent tokens less likely; 1 for no change."),
+    option("--repeat-last-n", type=int, default=64, show_default=True, metavar="N",
+           help="How many tokens count as recent; 0 for none."),
+    option("--seed", type=int, default=-1, metavar="N",
+           help="The same seed gives the same text; -1 draws one."),
+    option("--stop", multiple=True, metavar="TEXT",
+           help="End the answer before this text; may be given more than once."),
+    option("--ctx", type=int, metavar="N",
+           help="Context in tokens  [default: 4096, or what the model was trained on if less]."),
+    option("-t", "--threads", type=int, metavar="N",
+           help="Threads  [default: physical cores]."),
+    option("-ngl", "--gpu-layers", type=int, metavar="N",
+           help="Layers on an accelerator  [default: all, where there is one]."),
+)  # fmt: skip
+
+
+def generation_options(function: F) -> F:
+    """Add the options of sampling and loading to a command."""
+    for add in reversed(_OPTIONS):
+        function = add(function)
+    return function
+
+
+def given_model() -> str | None:
+    """Give the model that `--model` names on the command line.
+
+    EDGELLM_MODEL is a default and gives way to a model among the words; the option does not.
+    """
+    context = click.get_current_context()
+    if context.get_parameter_source("model") is not ParameterSource.COMMANDLINE:
+        return None
+    value: str | None = context.params["model"]
+    return value
+
+
+def generate_options(values: dict[str, Any]) -> GenerateOptions:
+    """Make the options of generation from a command's values; draws the seed if none is given.
+
+    Raises:
+        UsageError: a value out of its range.
+    """
+    from edgellm.backends.base import Sampling
+    from edgellm.generate.engine import GenerateOptions
+
+    seed = values["seed"]
+    sampling = Sampling(
+        temperature=values["temp"],
+        top_k=values["top_k"],
+        top_p=values["top_p"],
+        min_p=values["min_p"],
+        repeat_penalty=values["repeat_penalty"],
+        repeat_last_n=values["repeat_last_n"],
+        seed=drawn_seed() if seed == -1 else seed,
+    )
+    return GenerateOptions(sampling, values["predict"], tuple(values["stop"]))
+
+
+def drawn_seed() -> int:
+    """Give a seed by chance."""
+    return int.from_bytes(os.urandom(4), "big") % (2**32 - 1)
+
+
+def prepare_stdout() -> None:
+    """Let every character through: a pipe gets UTF-8, a terminal its own encoding."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout.isatty():
+            sys.stdout.reconfigure(errors="replace")
+        else:
+            sys.stdout.reconfigure(encoding="utf-8", errors="replace")
+
+
+def printable_text(text: str) -> str:
+    """Take the characters out of a text that a terminal would obey."""
+    return _CONTROL.sub("", text)
+
+
+def notice(text: str) -> None:
+    """Write a line for the person to stderr."""
+    click.echo(printable_text(text), err=True)
+
+
+def read_stdin() -> str | None:
+    """Read what is piped in; None if stdin is a terminal or closed.
+
+    Raises:
+        UsageError: it is not UTF-8 text, or larger than any context.
+    """
+    from edgellm.errors import UsageError
+
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        return None
+    raw = sys.stdin.buffer.read(MAX_STDIN + 1)
+    if len(raw) > MAX_STDIN:
+        raise UsageError(f"stdin holds more than {MAX_STDIN} bytes")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"stdin is not UTF-8 text (at byte {error.start})") from error
+
+
+@contextmanager
+def cancel_on_interrupt() -> Iterator[threading.Event]:
+    """Give an event that Ctrl-C sets, in place of KeyboardInterrupt."""
+    event = threading.Event()
+
+    def cancel(_signal: int, _frame: types.FrameType | None) -> None:
+        event.set()
+
+    before = signal.signal(signal.SIGINT, cancel)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def show(generation: Generation) -> GenerationResult:
+    """Write the text to stdout as it comes, ended by a newline; gives the result."""
+    stdout = sys.stdout
+    terminal = stdout.isatty()
+    write, flush = stdout.write, stdout.flush
+    last = ""
+    for text in generation:
+        write(printable_text(text) if terminal else text)
+        flush()
+        last = text
+    if not last.endswith("\n"):
+        write("\n")
+        flush()
+    return generation.result

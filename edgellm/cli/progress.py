@@ -1,0 +1,64 @@
+"""A progress bar on stderr, and an end of the process that leaves no half-written file."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from edgellm.cli.sizes import human_bytes
+
+__all__ = ["ProgressBar", "terminated_like_interrupted"]
+
+WIDTH = 30
+INTERVAL = 0.1  # seconds between two drawings
+
+
+class ProgressBar:
+    """Shows bytes done of bytes in all, where stderr is a terminal."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._shown = sys.stderr.isatty()
+        self._drawn = False
+        self._next = 0.0
+        self._started = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Draw the bar, at most ten times a second."""
+        now = time.monotonic()
+        if not self._shown or (now < self._next and done < total):
+            return
+        self._next = now + INTERVAL
+        self._drawn = True
+        share = done / total if total else 1.0
+        bar = "#" * round(share * WIDTH)
+        speed = human_bytes(round(done / max(now - self._started, 1e-9)))
+        line = f"{self._label} [{bar:{WIDTH}}] {share:4.0%} of {human_bytes(total)}, {speed}/s"
+        click.echo(f"\r\033[K{line}", nl=False, err=True)
+
+    def clear(self) -> None:
+        """Take the bar away."""
+        if self._drawn:
+            click.echo("\r\033[K", nl=False, err=True)
+            self._drawn = False
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM unwind as Ctrl-C does, so that temporary files are removed."""
+
+    def stop(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,118 @@
+"""The conversation in a terminal: stdout carries the answers alone, everything else is stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from edgellm.api.chat import LoadedModel
+from edgellm.cli.errors import describe
+from edgellm.cli.generation import cancel_on_interrupt, notice, show
+from edgellm.cli.repl_commands import find_command
+from edgellm.cli.repl_input import LineReader, read_message
+from edgellm.errors import EdgellmError
+from edgellm.generate.conversation import Conversation
+from edgellm.generate.engine import Generation
+from edgellm.generate.saved import LAST, SavedSession, save_session
+
+__all__ = ["Repl"]
+
+
+class Repl:
+    """Reads messages and commands until the person leaves.
+
+    With a person, an error is a sentence and the conversation goes on; with a pipe, it ends the
+    program with its exit code, because nobody is there to read it.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        conversation: Conversation,
+        reader: LineReader,
+        *,
+        model: str | None,
+    ) -> None:
+        self.loaded = loaded
+        self.conversation = conversation
+        self._reader = reader
+        self._model = model
+        self._keeps = reader.interactive
+
+    def run(self) -> None:
+        """Go on until Ctrl-D, the end of the pipe, or /bye."""
+        if self._reader.interactive:
+            self._greet()
+        try:
+            while self._turn():
+                pass
+        finally:
+            self._reader.close()
+
+    def answer(self, ask: Callable[..., Generation]) -> None:
+        """Stream an answer; Ctrl-C ends the answer and not the program."""
+        with cancel_on_interrupt() as cancel:
+            result = show(ask(cancel=cancel))
+        if result.finish_reason == "cancelled":
+            notice("(stopped)")
+        elif result.finish_reason == "context":
+            notice(
+                f"(the context of {self.conversation.context_size} tokens is full: the answer ends "
+                "here; /clear starts a new conversation)"
+            )
+        if self._keeps:
+            self._keep()
+
+    def session(self) -> SavedSession:
+        """Give the conversation as it is saved."""
+        model = self._model
+        if model is not None and Path(model).is_file():
+            model = str(Path(model).resolve())  # a relative path means nothing elsewhere
+        return SavedSession(model, self.conversation.system, tuple(self.conversation.messages))
+
+    def restore(self, session: SavedSession) -> None:
+        """Go on with a saved conversation."""
+        self.conversation.clear()
+        self.conversation.messages = list(session.messages)
+        self.conversation.system = session.system if self.conversation.has_template else None
+
+    def _turn(self) -> bool:
+        """Read and do one thing; False to leave."""
+        try:
+            message = read_message(self._reader)
+            if message is None:
+                if self._reader.interactive:
+                    notice("")
+                return False
+            if not message.strip():
+                return True
+            if message.startswith("/") and "\n" not in message:
+                command, rest = find_command(message)
+                return command.run(self, rest) is not False
+            self.answer(lambda **cancel: self.conversation.ask(message, **cancel))
+        except KeyboardInterrupt:
+            notice("\n(Ctrl-D or /bye leaves)")
+        except (EdgellmError, OSError) as error:
+            if not self._reader.interactive or isinstance(error, BrokenPipeError):
+                raise
+            _, _, sentence, hint = describe(error)
+            notice(f"edgellm: {sentence}")
+            if hint:
+                notice(f"  hint: {hint}")
+        return True
+
+    def _greet(self) -> None:
+        notice(f"{self.loaded.name} ({self.loaded.description}). /help lists commands.")
+        if not self.conversation.has_template:
+            notice(
+                "This model has no chat template: it continues each text you type, "
+                "and remembers nothing."
+            )
+
+    def _keep(self) -> None:
+        """Keep the conversation for --continue; say once if that does not work."""
+        try:
+            save_session(LAST, self.session())
+        except OSError as error:
+            self._keeps = False
+            notice(f"edgellm: the conversation cannot be kept for --continue ({error.strerror})")

@@ -1,0 +1,171 @@
+"""`edgellm run`: one answer on stdout."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgellm.cli.generation import (
+    cancel_on_interrupt,
+    generate_options,
+    generation_options,
+    given_model,
+    notice,
+    prepare_stdout,
+    read_stdin,
+    show,
+)
+from edgellm.cli.options import echo_json, json_option, option
+
+if TYPE_CHECKING:
+    from edgellm.api.chat import LoadedModel
+    from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult
+
+__all__ = ["answer", "choose_model_and_prompt", "command"]
+
+INTERRUPTED = 130
+
+
+@click.command("run")
+@click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]")
+@generation_options
+@option(
+    "--raw",
+    is_flag=True,
+    help="Continue the prompt as it stands, without the chat template; "
+    "the texts of control tokens in it count as these tokens.",
+)
+@json_option
+def command(words: tuple[str, ...], raw: bool, as_json: bool, **values: Any) -> int:
+    """Write one answer to stdout.
+
+    \b
+    edgellm run "Why is the sky blue?"
+    edgellm run ./mine.gguf "Why is the sky blue?" --temp 0 -n 100
+    edgellm run "Summarise this text:" < report.txt
+    edgellm run -m mine.gguf --json "hello"
+
+    What is piped in is appended to the prompt. A single word is taken for a MODEL if it is a name
+    in the store or looks like a path (it has a `/` or ends in .gguf); otherwise it is the prompt
+    for the default model. `-m` and `-p` leave nothing to guess.
+
+    A model without a chat template continues the prompt as it stands.
+    """
+    model, prompt = choose_model_and_prompt(words, given_model(), values["prompt"])
+    text = with_stdin(prompt)
+    if text is None:
+        raise click.UsageError("there is no prompt: give one, or pipe a text in")
+    return answer(model or values["model"], text, values, raw=raw, as_json=as_json)
+
+
+def choose_model_and_prompt(
+    words: tuple[str, ...], model: str | None, prompt: str | None
+) -> tuple[str | None, str | None]:
+    """Tell the model from the prompt among the positional words.
+
+    Raises:
+        click.UsageError: more words than there are places for.
+    """
+    from edgellm.models.resolve import is_model_reference
+
+    rest = list(words)
+    if model is None and rest:
+        sure = len(rest) > 1 or prompt is not None
+        if sure or is_model_reference(rest[0]):
+            model = rest.pop(0)
+    if prompt is None and rest:
+        prompt = rest.pop(0)
+    if rest:
+        raise click.UsageError(
+            f"unexpected word {rest[0]!r}: a prompt of several words stands in quotes"
+        )
+    return model, prompt
+
+
+def with_stdin(prompt: str | None) -> str | None:
+    """Append what is piped in; None if there is neither a prompt nor a text."""
+    piped = read_stdin()
+    texts = [text for text in (prompt, piped) if text and text.strip()]
+    if not texts:
+        return prompt
+    return "\n\n".join(texts)
+
+
+def answer(
+    model: str | None, text: str, values: dict[str, Any], *, raw: bool, as_json: bool
+) -> int:
+    """Load the model, answer once and give the exit status."""
+    from edgellm.api.chat import load
+    from edgellm.backends.base import CancelledError
+
+    options = generate_options(values)
+    prepare_stdout()
+    with cancel_on_interrupt() as cancel:
+        try:
+            loaded = load(
+                model,
+                context=values["ctx"],
+                threads=values["threads"],
+                gpu_layers=values["gpu_layers"],
+                cancelled=cancel.is_set,
+            )
+        except CancelledError:
+            return INTERRUPTED
+        with loaded:
+            generation = _begin(loaded, text, values["system"], options, raw, cancel)
+            result = generation.read() if as_json else show(generation)
+            if as_json:
+                echo_json(_as_json(loaded, result))
+            if result.finish_reason == "context":
+                notice(
+                    f"edgellm: the answer ends here because the context of "
+                    f"{loaded.context_limit} tokens is full (--ctx makes it larger)"
+                )
+    return INTERRUPTED if result.finish_reason == "cancelled" else 0
+
+
+def _begin(
+    loaded: LoadedModel,
+    text: str,
+    system: str | None,
+    options: GenerateOptions,
+    raw: bool,
+    cancel: threading.Event,
+) -> Generation:
+    if raw or not loaded.has_template:
+        if system:
+            reason = "--raw uses none" if raw else f"{loaded.name} has none"
+            raise click.UsageError(f"--system needs a chat template, and {reason}")
+        return loaded.complete(
+            text,
+            special=raw,
+            max_tokens=options.max_tokens,
+            stop=options.stop,
+            sampling=options.sampling,
+            cancel=cancel,
+        )
+    return loaded.stream(
+        text,
+        system=system,
+        max_tokens=options.max_tokens,
+        stop=options.stop,
+        sampling=options.sampling,
+        cancel=cancel,
+    )
+
+
+def _as_json(loaded: LoadedModel, result: GenerationResult) -> dict[str, object]:
+    return {
+        "text": result.text,
+        "finish_reason": result.finish_reason,
+        "prompt_tokens": result.prompt_tokens,
+        "completion_tokens": result.completion_tokens,
+        "time_to_first_token_s": round(result.time_to_first_token_s, 6),
+        "prompt_tokens_per_s": round(result.prompt_tokens_per_s, 3),
+        "completion_tokens_per_s": round(result.completion_tokens_per_s, 3),
+        "seed": result.seed,
+        "model": loaded.name,
+        "backend": loaded.backend,
+    }

@@ -1,0 +1,155 @@
+"""`edgellm show`: what a model is, from its headers alone."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgellm.cli.main import printable
+from edgellm.cli.options import echo_json, json_option, option
+from edgellm.cli.sizes import human_bytes, human_count
+
+if TYPE_CHECKING:
+    from edgellm.api.show import ModelDetails
+
+__all__ = ["command"]
+
+# Longer arrays (tokens, merges) are shown by their beginning, unless --full asks for all.
+LONGEST_ARRAY = 16
+SHOWN_OF_ARRAY = 6
+LONGEST_TEXT = 160
+
+
+@click.command("show")
+@click.argument("model", required=False)
+@option("--tensors", is_flag=True, help="List every tensor with its type and shape.")
+@option("--full", is_flag=True, help="Write long arrays of the metadata in full.")
+@option(
+    "--ctx",
+    metavar="TOKENS",
+    type=int,
+    help="Context for which memory is estimated.  [default: the model's, at most 4096]",
+)
+@json_option
+def command(model: str | None, tensors: bool, full: bool, ctx: int | None, as_json: bool) -> None:
+    """Show what a model is: metadata, tensors, chat template, what it needs in memory.
+
+    MODEL is a GGUF file, a name in the store or a Hugging Face folder; without it, the default
+    model. Only headers are read. Arrays of more than 16 values are abbreviated; in JSON they
+    become {"length": N, "first": [...]}.
+
+    \b
+    edgellm show
+    edgellm show mine.gguf --tensors
+    edgellm show mine.gguf --json | jq .bits_per_weight
+    """
+    from edgellm.api.show import show
+
+    details = show(model, context=ctx)
+    if as_json:
+        echo_json(_as_json(details, full=full))
+        return
+    for line in _lines(details, all_tensors=tensors, full=full):
+        click.echo(line)
+
+
+def _as_json(details: ModelDetails, *, full: bool) -> dict[str, Any]:
+    memory = details.memory
+    return {
+        "path": str(details.path),
+        "format": details.format,
+        "architecture": details.architecture,
+        "type": details.type,
+        "parameters": details.parameters,
+        "bytes": details.bytes,
+        "bits_per_weight": details.bits_per_weight,
+        "context_length": details.context_length,
+        "tensors": [
+            {"name": tensor.name, "type": tensor.type, "shape": list(tensor.shape)}
+            for tensor in details.tensors
+        ],
+        "metadata": {key: _plain(value, full) for key, value in details.metadata.items()},
+        "chat_template": details.chat_template,
+        "receipt": None,
+        "memory": {
+            "context": memory.context,
+            "weights": memory.weights,
+            "kv_cache": memory.kv_cache,
+            "total": memory.total,
+        },
+    }
+
+
+def _plain(value: object, full: bool) -> object:
+    """Make a metadata value fit for JSON, which knows neither NaN nor infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(inner, full) for key, inner in value.items()}
+    if isinstance(value, list):
+        if len(value) > LONGEST_ARRAY and not full:
+            first = [_plain(inner, full) for inner in value[:SHOWN_OF_ARRAY]]
+            return {"length": len(value), "first": first}
+        return [_plain(inner, full) for inner in value]
+    return value
+
+
+def _lines(details: ModelDetails, *, all_tensors: bool, full: bool) -> list[str]:
+    bits = details.bits_per_weight
+    memory = details.memory
+    cache = "unknown" if memory.kv_cache is None else human_bytes(memory.kv_cache)
+    facts = {
+        "path": str(details.path),
+        "format": details.format,
+        "architecture": details.architecture or "unknown",
+        "type": details.type or "unknown",
+        "parameters": f"{human_count(details.parameters)} ({details.parameters})",
+        "size": f"{human_bytes(details.bytes)} ({details.bytes} bytes)",
+        "bits per weight": "unknown" if bits is None else f"{bits:.2f}",
+        "context length": str(details.context_length or "unknown"),
+        "memory": f"{human_bytes(memory.total)} at {memory.context} tokens: weights "
+        f"{human_bytes(memory.weights)}, KV cache (f16) {cache}, without compute buffers",
+    }
+    lines = [f"{name:<16} {_line(text)}" for name, text in facts.items()]
+    lines += ["", "metadata"]
+    lines += [
+        f"  {_line(key)} = {_line(_brief(value, full))}"
+        for key, value in details.metadata.items()
+        if key != "tokenizer.chat_template"
+    ]
+    lines += ["", f"tensors: {len(details.tensors)}"]
+    counts = Counter(tensor.type for tensor in details.tensors)
+    for name, count in counts.most_common():
+        size = sum(tensor.nbytes for tensor in details.tensors if tensor.type == name)
+        lines.append(f"  {name:<8} {count:>5}  {human_bytes(size)}")
+    if all_tensors:
+        lines.append("")
+        lines += [
+            f"  {tensor.type:<8} {' x '.join(map(str, tensor.shape)):>16}  {_line(tensor.name)}"
+            for tensor in details.tensors
+        ]
+    lines += ["", "chat template" if details.chat_template else "chat template: none"]
+    if details.chat_template:
+        lines += [f"  {_line(line)}" for line in details.chat_template.split("\n")]
+    return lines
+
+
+def _brief(value: object, full: bool) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, str):
+        return value if full or len(value) <= LONGEST_TEXT else f"{value[:LONGEST_TEXT]}..."
+    if isinstance(value, list):
+        short = full or len(value) <= LONGEST_ARRAY
+        shown = value if short else value[:SHOWN_OF_ARRAY]
+        texts = [repr(v) if isinstance(v, str) else _brief(v, full) for v in shown]
+        return f"[{', '.join(texts)}{'' if short else f', ... {len(value)} in all'}]"
+    return str(value)
+
+
+def _line(text: str) -> str:
+    """Keep text of a file on its line and harmless for the terminal."""
+    return printable(text).replace("\n", "\\n")

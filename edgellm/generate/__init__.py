@@ -1,0 +1,1 @@
+"""From messages to text: templates, prompts, the streaming loop and conversations."""

@@ -1,0 +1,129 @@
+"""Conversations on disk: JSON files in the store's folder, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from edgellm.errors import EdgellmError, NotFoundError, UsageError
+from edgellm.generate.template import Message, Role
+from edgellm.settings import home_dir
+
+__all__ = ["LAST", "SavedSession", "load_session", "save_session", "session_names"]
+
+LAST = "last"  # the name under which a conversation is kept for `edgellm chat --continue`
+VERSION = 1
+MAX_BYTES = 64_000_000
+NAME = re.compile(r"[^\W_][\w.\-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSession:
+    """A conversation as it lies on disk."""
+
+    model: str | None
+    system: str | None
+    messages: tuple[Message, ...]
+
+
+def sessions_dir() -> Path:
+    """Give the folder of saved conversations."""
+    return home_dir() / "sessions"
+
+
+def session_names() -> list[str]:
+    """Give the names of the saved conversations, the newest first."""
+    try:
+        files = [entry for entry in sessions_dir().iterdir() if entry.suffix == ".json"]
+    except OSError:
+        return []
+    files.sort(key=lambda entry: (-entry.stat().st_mtime_ns, entry.name))
+    return [entry.stem for entry in files if NAME.fullmatch(entry.stem)]
+
+
+def save_session(name: str, session: SavedSession) -> Path:
+    """Write a conversation under a name, replacing one of the same name; gives the path.
+
+    Raises:
+        UsageError: the name is not one word of letters, digits, `.`, `-` and `_`.
+        OSError: the folder cannot be written.
+    """
+    path = _path(name)
+    body = {
+        "version": VERSION,
+        "model": session.model,
+        "system": session.system,
+        "messages": [{"role": m.role, "content": m.content} for m in session.messages],
+    }
+    # Lone surrogates (from a terminal that is not UTF-8) cannot be written: they are replaced.
+    text = json.dumps(body, ensure_ascii=False, indent=1).encode("utf-8", "replace")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # mkstemp makes the file readable for its owner alone: a conversation is private.
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+    return path
+
+
+def load_session(name: str) -> SavedSession:
+    """Read a conversation.
+
+    Raises:
+        UsageError: the name is not one word.
+        NotFoundError: there is no such conversation.
+        EdgellmError: the file is not a conversation.
+    """
+    path = _path(name)
+    if not path.is_file():
+        known = session_names()
+        hint = f"saved: {', '.join(known[:10])}" if known else "nothing is saved yet"
+        raise NotFoundError(f"no conversation is saved as {name!r}", hint=hint)
+    if path.stat().st_size > MAX_BYTES:
+        raise EdgellmError(f"{path}: too large for a saved conversation")
+    try:
+        body = json.loads(path.read_text("utf-8"))
+        return _parse(body)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise EdgellmError(f"{path}: not a saved conversation ({error})") from error
+
+
+def _parse(body: object) -> SavedSession:
+    if not isinstance(body, dict) or body.get("version") != VERSION:
+        raise ValueError(f"its version is not {VERSION}")
+    model, system = body["model"], body["system"]
+    if not isinstance(model, str | None) or not isinstance(system, str | None):
+        raise TypeError("model and system must be texts")
+    messages = []
+    for message in body["messages"]:
+        role, content = message["role"], message["content"]
+        if role not in get_args(Role) or not isinstance(content, str):
+            raise ValueError("a message has a role and a text")
+        messages.append(Message(role, content))
+    # A conversation is questions with their answers, in turns.
+    if [m.role for m in messages] != ["user", "assistant"] * (len(messages) // 2):
+        raise ValueError("its messages are not questions and answers in turns")
+    return SavedSession(model, system, tuple(messages))
+
+
+def _path(name: str) -> Path:
+    """Give the file of a name; a name can never lead out of the folder."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is no name for a conversation",
+            hint="letters, digits, '.', '-' and '_', beginning with a letter or digit",
+        )
+    return sessions_dir() / f"{name}.json"

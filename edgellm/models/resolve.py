@@ -1,0 +1,135 @@
+"""From what a person types for a model to the path of its file.
+
+A reference is a path, a name in the store, or a built-in name; without one the default model
+applies. This module is imported by every command, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import stat
+from pathlib import Path
+
+from edgellm.errors import NotFoundError
+from edgellm.models import store
+from edgellm.models.catalogue import CATALOGUE, DEFAULT_MODEL
+
+__all__ = ["is_model_reference", "resolve"]
+
+_HUB_REFERENCE = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
+_MAGIC = b"GGUF"
+
+
+def resolve(reference: str | None = None, *, folders: bool = False) -> Path:
+    """Find the model that `reference` means; None means the default model.
+
+    A bare word is looked up in the store first and in the current folder after that, so that a
+    file that happens to lie there cannot take the place of a model; anything with a `/` is a path.
+
+    Args:
+        reference: a path, a name in the store (with or without `.gguf`), or a built-in name.
+        folders: also accept a folder, such as a Hugging Face checkpoint.
+
+    Raises:
+        NotFoundError: there is no such model; its hint says what to do about it.
+    """
+    text = DEFAULT_MODEL if reference is None else reference
+    if not text.strip():
+        raise NotFoundError("the name of the model is empty", hint="see: edgellm list")
+    if not _has_separator(text):
+        stored = store.find(text)
+        if stored:
+            return stored.path
+    path = Path(text)
+    if text.startswith("~"):
+        path = Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser fails on unknown users
+    mode = _mode(path)
+    if mode is None:
+        raise _not_found(text)
+    if stat.S_ISDIR(mode):
+        if folders:
+            return path
+        import shlex
+
+        raise NotFoundError(
+            f"{text} is a folder, not a model file",
+            hint=f"make one from it: edgellm convert {shlex.quote(text)} -o model.gguf",
+        )
+    if not stat.S_ISREG(mode):
+        raise NotFoundError(f"{text} is not a regular file")
+    return path
+
+
+def is_model_reference(text: str) -> bool:
+    """Tell whether the only word of `edgellm run WORD` means a model, and not a prompt.
+
+    True for a name in the store, a built-in name, an existing GGUF file, and for what can only
+    have been meant as one of those (a path or `*.gguf` that is not there, a misspelt name), so
+    that a person gets an error about the model and not an answer about its name.
+    """
+    if not text or "\n" in text or len(text) > 4096:
+        return False
+    if store.find(text) or text.casefold() in CATALOGUE or _is_gguf(Path(text)):
+        return True
+    if any(character.isspace() for character in text):
+        return False
+    if text.lower().endswith(store.SUFFIX) or text.startswith(("./", "../", "~/")):
+        return True
+    if text.startswith("/") and text.count("/") > 1:
+        return True
+    # "hello" and "TCP/IP" are prompts; "smollm2", "gemma3-270" and "user/repo-1B" want a hint
+    like_a_name = bool(re.search(r"[\d-]", text))
+    return like_a_name and bool(_HUB_REFERENCE.fullmatch(text) or _near(text))
+
+
+def _not_found(text: str) -> NotFoundError:
+    name = text.casefold()
+    if name in CATALOGUE:
+        return NotFoundError(
+            f"the model {name} is not in the store yet", hint=f"edgellm pull {name}"
+        )
+    near = _near(text)
+    if near:
+        return NotFoundError(f"no model {text}", hint=f"did you mean {near[0]}?")
+    if text.lower().endswith(store.SUFFIX) or not _HUB_REFERENCE.fullmatch(text):
+        what = "file" if _has_separator(text) else "model or file"
+        return NotFoundError(f"no {what} {text}", hint="see what is there: edgellm list")
+    return NotFoundError(
+        f"no file {text}, and fetching models from a hub by user/repo is not supported yet",
+        hint="download the GGUF file and give its path, or: edgellm list",
+    )
+
+
+def _near(text: str) -> list[str]:
+    names = sorted({*CATALOGUE, *(model.name for model in store.stored_models())})
+    by_fold = {name.casefold(): name for name in names}
+    word = text.casefold().removesuffix(store.SUFFIX)
+    starts = [name for name in by_fold if len(word) > 3 and name.startswith(word)]
+    near = difflib.get_close_matches(word, by_fold, n=3, cutoff=0.75)
+    return [by_fold[name] for name in (*starts, *near)]
+
+
+def _has_separator(text: str) -> bool:
+    return "/" in text or os.sep in text or text.startswith("~")
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return None
+
+
+def _is_gguf(path: Path) -> bool:
+    mode = _mode(path)
+    if mode is None or not stat.S_ISREG(mode):
+        return False
+    if path.suffix.lower() == store.SUFFIX:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False

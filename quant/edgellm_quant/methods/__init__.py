@@ -1,0 +1,1 @@
+"""How the values of a block are chosen: one file for each method."""

@@ -1,0 +1,94 @@
+"""llama.cpp itself, as far as tests compare with it: its tokenizer, and greedy tokens."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+
+@llama_cpp.llama_log_callback
+def _quiet(_level: int, _text: bytes, _data: Any) -> None:
+    pass
+
+
+class LlamaModel:
+    """A model file opened by llama.cpp; `vocab_only` reads no tensors."""
+
+    def __init__(self, path: Path, *, vocab_only: bool = False) -> None:
+        llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+        params = llama_cpp.llama_model_default_params()
+        params.vocab_only = vocab_only
+        params.n_gpu_layers = 0
+        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        if not self.model:
+            raise RuntimeError(f"llama.cpp refuses {path}")
+        self.vocab = llama_cpp.llama_model_get_vocab(self.model)
+
+    def close(self) -> None:
+        llama_cpp.llama_model_free(self.model)
+
+    def tokenize(self, text: str, *, special: bool = True, parse: bool = True) -> list[int]:
+        data = text.encode()
+        size = len(data) + 8
+        tokens = (ctypes.c_int32 * size)()
+        count = llama_cpp.llama_tokenize(
+            self.vocab, data, len(data), tokens, size, special, parse
+        )
+        assert count >= 0
+        return list(tokens[:count])
+
+    def logits(self, tokens: list[int]) -> list[list[float]]:
+        """The logits after every token: (len(tokens), vocabulary)."""
+        with self._context(len(tokens)) as context:
+            return [self._step(context, token, at) for at, token in enumerate(tokens)]
+
+    def greedy(self, prompt: list[int], count: int) -> list[int]:
+        """The `count` most probable tokens after the prompt, one by one."""
+        found: list[int] = []
+        with self._context(len(prompt) + count) as context:
+            for at, token in enumerate(prompt):
+                row = self._step(context, token, at)
+            for at in range(len(prompt), len(prompt) + count):
+                best = max(range(len(row)), key=row.__getitem__)
+                found.append(best)
+                row = self._step(context, best, at)
+        return found
+
+    def _step(self, context: Any, token: int, position: int) -> list[float]:
+        array = (ctypes.c_int32 * 1)(token)
+        batch = llama_cpp.llama_batch_get_one(array, 1)
+        assert llama_cpp.llama_decode(context, batch) == 0
+        size = llama_cpp.llama_vocab_n_tokens(self.vocab)
+        return llama_cpp.llama_get_logits(context)[:size]
+
+    @contextlib.contextmanager
+    def _context(self, size: int) -> Iterator[Any]:
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = max(64, size)
+        params.n_threads = params.n_threads_batch = 2
+        # Plain float32 throughout: what a reference computes.
+        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.type_k = params.type_v = llama_cpp.GGML_TYPE_F32
+        params.swa_full = True
+        context = llama_cpp.llama_init_from_model(self.model, params)
+        assert context
+        try:
+            yield context
+        finally:
+            llama_cpp.llama_free(context)
+
+
+@contextlib.contextmanager
+def opened(path: Path, *, vocab_only: bool = False) -> Iterator[LlamaModel]:
+    """Open a model and free it."""
+    model = LlamaModel(path, vocab_only=vocab_only)
+    try:
+        yield model
+    finally:
+        model.close()
