@@ -14,7 +14,7 @@ import time
 import llama_cpp as lib
 
 
-@lib.llama_log_callback
+@lib.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
 def quiet(_level: int, _text: bytes, _data: ctypes.c_void_p) -> None:
     """Swallow llama.cpp's log."""
 

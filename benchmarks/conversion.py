@@ -35,8 +35,7 @@ def largest_tensor(folder: Path) -> int:
     """Give the bytes of the largest tensor of a Hugging Face folder, as stored."""
     from edgellm_converters.checkpoints.safetensors import SafetensorsCheckpoint
 
-    with SafetensorsCheckpoint.open(folder) as checkpoint:
-        return max(info.nbytes for info in checkpoint.tensors.values())
+    return max(info.nbytes for info in SafetensorsCheckpoint.open(folder).tensors.values())
 
 
 def measure(title: str, folder: Path, scratch: Path, rounds: int, *, as_json: bool) -> None:

@@ -28,6 +28,7 @@ def ours(source: Path, target: Path, type_name: str, threads: int) -> float:
 def theirs(source: Path, target: Path, type_name: str, threads: int) -> float:
     """Quantize through llama.cpp; give the seconds."""
     import llama_cpp
+
     from edgellm_quant.recipes import get_recipe
 
     params = llama_cpp.llama_model_quantize_default_params()
@@ -68,7 +69,7 @@ def main() -> None:
     """Measure on SmolLM2 (made float16) and on stories15M."""
     import llama_cpp
 
-    @llama_cpp.llama_log_callback
+    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
     def quiet(_level: int, _text: bytes, _data: ctypes.c_void_p) -> None:
         """Swallow llama.cpp's log, which would cost it time on a terminal."""
 

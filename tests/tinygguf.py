@@ -8,7 +8,6 @@ a chain of tokens, and no token can be in a chain twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import gguf
@@ -16,6 +15,7 @@ import numpy as np
 
 UNK, BOS, EOS, START, END = range(5)
 SPECIAL = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
+SPACE = len(SPECIAL) + 256
 WIDTH = 320  # embedding width: at least the vocabulary
 TEMPLATE = (
     "{% for message in messages %}"
@@ -41,7 +41,7 @@ def chain_of(text: str | bytes) -> list[int]:
 def write_tiny(
     path: Path,
     *,
-    answer: str | bytes | Sequence[int] = "Hi " + PERSIAN,
+    answer: str | bytes | None = "Hi " + PERSIAN,
     endless: str = "abcdefg",
     template: str | None = TEMPLATE,
     context: int = 512,
@@ -51,7 +51,8 @@ def write_tiny(
     """Write the model.
 
     After a newline (the end of the chat template's prompt) it writes `answer` and ends; a letter of
-    `endless` is followed by the next one, round and round.
+    `endless` is followed by the next one, round and round. Without an `answer` it writes `endless`
+    for ever.
     """
     tokens = [*SPECIAL, *(f"<0x{value:02X}>" for value in range(256)), "\u2581"]
     types = [gguf.TokenType.UNKNOWN] + [gguf.TokenType.CONTROL] * 4
@@ -59,9 +60,13 @@ def write_tiny(
     assert len(tokens) <= WIDTH
 
     follows = np.zeros((len(tokens), WIDTH), np.float32)  # (next token, token)
-    chain = chain_of(answer) if isinstance(answer, str | bytes) else list(answer)
-    steps = list(zip([byte_token(0x0A), *chain], [*chain, END], strict=True))
     around = chain_of(endless)
+    newline = byte_token(0x0A)
+    if answer is None:
+        steps = [(newline, around[0])]
+    else:
+        chain = chain_of(answer)
+        steps = list(zip([newline, *chain], [*chain, END], strict=True))
     steps += list(zip(around, [*around[1:], *around[:1]], strict=True))
     for token, successor in steps:
         follows[successor, token] = 1.0

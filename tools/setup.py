@@ -39,6 +39,11 @@ _INSTRUCTIONS = re.compile(
 _RELEVANT = re.compile(
     r"error:|CMake Error|FAILED:|No space left|No matching distribution|^ERROR:|Killed"
 )
+_UNREACHABLE = re.compile(
+    r"new connection|name resolution|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError"
+    r"|SSLError|Connection refused|Network is unreachable|RemoteDisconnected",
+    re.IGNORECASE,
+)
 # Lines of pip that say no more than that something failed.
 _NOISE = re.compile(r"subprocess-exited-with-error|Failed building wheel|Failed to build")
 
@@ -240,7 +245,8 @@ def built_wheel(python: Path, version: str, cmake_args: str) -> str:
         command = [str(python), "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-cache-dir"]
         command += ["--disable-pip-version-check", "--no-input", "--wheel-dir", building]
         command += [f"{PACKAGE}=={version}"]
-        environment = {**os.environ, "CMAKE_ARGS": arguments}
+        # In the cache rather than in /tmp, which may be small or in memory; removed with the rest.
+        environment = {**os.environ, "CMAKE_ARGS": arguments, "TMPDIR": building}
         started = time.monotonic()
         run_logged(command, f"building {PACKAGE}", log, environment, keep_log=True)
         say(f"built in {_clock(time.monotonic() - started)}")
@@ -376,6 +382,8 @@ def run_logged(
         hint = f"the full log is {log}"
         if re.search(r"Killed signal|signal 9|cannot allocate memory", text, re.IGNORECASE):
             hint = f"memory ran out: try CMAKE_BUILD_PARALLEL_LEVEL=1 make chat; {hint}"
+        elif _UNREACHABLE.search(text):
+            hint = f"pip could not reach its index: check the network and pip's settings; {hint}"
         raise SetupError(f"{what} failed", hint, relevant_lines(text))
     if not keep_log:
         log.unlink(missing_ok=True)
@@ -432,11 +440,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
-def relevant_lines(text: str) -> list[str]:
+def relevant_lines(log: str) -> list[str]:
     """Pick the last lines of a log that say what went wrong, at most five."""
-    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in text.splitlines()]
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in log.splitlines()]
     lines = [line for line in lines if line]
-    chosen = [line for line in lines if _RELEVANT.search(line) and not _NOISE.search(line)]
+    chosen: list[str] = []
+    for line, following in zip(lines, [*lines[1:], ""], strict=False):
+        if _RELEVANT.search(line) and not _NOISE.search(line):
+            # CMake says where on one line and what on the next
+            text = f"{line} {following}" if line.startswith("CMake Error") else line
+            if text not in chosen:
+                chosen.append(text)
     return [line[:200] for line in (chosen or lines)[-5:]]
 
 

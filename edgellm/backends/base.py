@@ -134,6 +134,10 @@ class Context(Protocol):
     def size(self) -> int:
         """How many tokens it can hold."""
 
+    @property
+    def held(self) -> Sequence[int]:
+        """The tokens that are evaluated: a prompt, and what was sampled but the last token."""
+
     def prefill(
         self, tokens: Sequence[int], sampling: Sampling, cancelled: Callable[[], bool]
     ) -> int:

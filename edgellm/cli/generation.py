@@ -171,7 +171,7 @@ def cancel_on_interrupt() -> Iterator[threading.Event]:
 
 
 def show(generation: Generation) -> GenerationResult:
-    """Write the text to stdout as it comes, ended by a newline; gives the result."""
+    """Write the text to stdout as it comes, a newline behind it; gives the result."""
     stdout = sys.stdout
     terminal = stdout.isatty()
     write, flush = stdout.write, stdout.flush
@@ -180,7 +180,7 @@ def show(generation: Generation) -> GenerationResult:
         write(printable_text(text) if terminal else text)
         flush()
         last = text
-    if not last.endswith("\n"):
+    if last and not last.endswith("\n"):
         write("\n")
         flush()
     return generation.result

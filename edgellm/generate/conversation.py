@@ -45,6 +45,8 @@ class Conversation:
         self._model = model
         self._context = context
         self._template = template
+        # The tokens that answers were generated as, by the answer's text.
+        self._spoken: dict[str, tuple[int, ...]] = {}
 
     @property
     def has_template(self) -> bool:
@@ -98,17 +100,26 @@ class Conversation:
         """Forget the messages; the system prompt stays."""
         self.messages = []
         self.last = None
+        self._spoken = {}
 
     def _tokens(self, messages: list[Message]) -> list[int]:
         if self._template is None:
             return text_tokens(self._model, messages[-1].content)
         system = [Message("system", self.system)] if self.system else []
-        return chat_tokens(self._model, self._template, [*system, *messages])
+        turns = [*system, *messages]
+        spoken = {
+            index: self._spoken[turn.content]
+            for index, turn in enumerate(turns)
+            if turn.role == "assistant" and turn.content in self._spoken
+        }
+        return chat_tokens(self._model, self._template, turns, spoken)
 
     def _keep(self, asked: list[Message]) -> Callable[[GenerationResult], None]:
         def keep(result: GenerationResult) -> None:
             self.last = result
             if result.text or result.finish_reason != "cancelled":
                 self.messages = [*asked, Message("assistant", result.text)]
+                if result.tokens:
+                    self._spoken[result.text] = result.tokens
 
         return keep

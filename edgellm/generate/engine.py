@@ -57,6 +57,8 @@ class GenerationResult:
         time_to_first_token_s: seconds from the request to the first token, the model being loaded.
         completion_s: seconds from the first token to the last.
         seed: what the text was drawn with.
+        tokens: the tokens of the text, where the model ended it and they give exactly this text;
+            empty otherwise. They may differ from what the tokenizer makes of the text.
     """
 
     text: str
@@ -67,6 +69,7 @@ class GenerationResult:
     time_to_first_token_s: float
     completion_s: float
     seed: int
+    tokens: tuple[int, ...] = ()
 
     @property
     def prompt_tokens_per_s(self) -> float:
@@ -141,7 +144,7 @@ class Generation:
         parts: list[str] = []
         decode = Utf8Stream().push
         stops = StopFilter(options.stop) if options.stop else None
-        count = reused = 0
+        count = reused = size = 0
         start = first = last = time.perf_counter()
         try:
             reused = context.prefill(self._prompt, options.sampling, cancelled)
@@ -159,6 +162,7 @@ class Generation:
                     reason = "stop"
                     break
                 count += 1
+                size += len(piece)
                 text = decode(piece)
                 if stops is not None:
                     text = stops.push(text)
@@ -177,8 +181,11 @@ class Generation:
             pass
         finally:
             # Also when the consumer stops iterating: what was written until then is the result.
+            text = "".join(parts)
+            tokens = tuple(context.held[len(self._prompt) :]) if reason == "stop" else ()
+            whole = len(tokens) == count and size == len(text.encode("utf-8"))
             self._result = GenerationResult(
-                text="".join(parts),
+                text=text,
                 finish_reason=reason,
                 prompt_tokens=len(self._prompt),
                 reused_tokens=reused,
@@ -186,6 +193,7 @@ class Generation:
                 time_to_first_token_s=first - start,
                 completion_s=last - first,
                 seed=options.sampling.seed,
+                tokens=tokens if whole else (),
             )
         if self._on_finish is not None:
             self._on_finish(self._result)

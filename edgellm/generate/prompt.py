@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from edgellm.backends.base import Model
@@ -22,6 +22,9 @@ from edgellm.generate.template import ChatTemplate, Message
 __all__ = ["chat_tokens", "text_tokens"]
 
 MAX_ROUNDS = 8
+# Noncharacters of Unicode around a number stand for a text that was taken out. Where a message
+# holds one itself, it is taken out too, so that what is left of them is ours.
+OPEN, CLOSE = "\ufdd0", "\ufdd1"
 
 
 def text_tokens(model: Model, text: str, *, special: bool = False) -> list[int]:
@@ -33,21 +36,45 @@ def text_tokens(model: Model, text: str, *, special: bool = False) -> list[int]:
     return _started(model, model.tokenize(text, special=special))
 
 
-def chat_tokens(model: Model, template: ChatTemplate, messages: Sequence[Message]) -> list[int]:
+def chat_tokens(
+    model: Model,
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    spoken: Mapping[int, Sequence[int]] | None = None,
+) -> list[int]:
     """Give the tokens of a conversation, ending where the assistant is to speak.
+
+    Args:
+        model: whose tokenizer is used.
+        template: its chat template.
+        messages: the conversation.
+        spoken: the tokens that an answer was generated as, by the index of its message. They stand
+            in the result in place of what the tokenizer makes of the text, if the template leaves
+            the text as it is, so that the context need not be evaluated again.
 
     Raises:
         TemplateError: the template fails, or takes a message apart that holds control texts.
     """
-    mark = f"\ufdd0{os.urandom(8).hex()}"  # a noncharacter and a number that no message can know
+    mark = f"{OPEN}{os.urandom(8).hex()}:"
     texts: list[str] = []
     safe = [replace(m, content=_without_control(model, m.content, mark, texts)) for m in messages]
     rendered = template.render(safe)
-    if not texts:
-        return _started(model, model.tokenize(rendered, special=True))
+    if spoken:
+        tokens = _with_spoken(model, template, safe, rendered, mark, texts, spoken)
+        if tokens is not None:
+            return _started(model, tokens)
+    return _started(model, _tokens(model, rendered, mark, texts))
+
+
+def _tokens(
+    model: Model, rendered: str, mark: str, inserts: Sequence[str | list[int]]
+) -> list[int]:
+    """Tokenize a rendered text; `inserts` stand where the placeholders are."""
+    if not inserts:
+        return model.tokenize(rendered, special=True)
     # Odd places of the split hold the numbers between `mark` and its end.
-    parts = re.split(f"{mark}([0-9]+)\ufdd1", rendered)
-    if any("\ufdd0" in part and mark in part for part in parts[::2]):
+    parts = re.split(f"{mark}([0-9]+){CLOSE}", rendered)
+    if any(OPEN in part or CLOSE in part for part in parts[::2]):
         raise TemplateError(
             "a message holds the text of a control token, and the model's chat template takes it "
             "apart"
@@ -55,10 +82,44 @@ def chat_tokens(model: Model, template: ChatTemplate, messages: Sequence[Message
     tokens: list[int] = []
     for index, part in enumerate(parts):
         if index % 2:
-            tokens += model.tokenize(texts[int(part)], special=False)
+            insert = inserts[int(part)]
+            tokens += insert if isinstance(insert, list) else model.tokenize(insert, special=False)
         elif part:
             tokens += model.tokenize(part, special=True)
-    return _started(model, tokens)
+    return tokens
+
+
+def _with_spoken(
+    model: Model,
+    template: ChatTemplate,
+    safe: Sequence[Message],
+    rendered: str,
+    mark: str,
+    texts: Sequence[str],
+    spoken: Mapping[int, Sequence[int]],
+) -> list[int] | None:
+    """Tokenize with the answers' own tokens; None where that would change the conversation."""
+    inserts: list[str | list[int]] = list(texts)
+    marked = list(safe)
+    places: dict[str, str] = {}  # placeholder -> the text that it stands for
+    for index, tokens in spoken.items():
+        if any(model.control_text(token) is not None for token in tokens):
+            continue
+        inserts.append(list(tokens))
+        place = f"{mark}{len(inserts) - 1}{CLOSE}"
+        places[place] = safe[index].content
+        marked[index] = replace(safe[index], content=place)
+    with_places = template.render(marked)
+    plain = with_places
+    for place, text in places.items():
+        # Behind an answer a control token has to stand: plain text would be tokenized otherwise
+        # than in one piece with the answer.
+        after = with_places.partition(place)[2]
+        first = model.tokenize(after[:200], special=True)[:1]
+        if not first or model.control_text(first[0]) is None:
+            return None
+        plain = plain.replace(place, text)
+    return _tokens(model, with_places, mark, inserts) if plain == rendered else None
 
 
 def _started(model: Model, tokens: list[int]) -> list[int]:
@@ -75,10 +136,11 @@ def _without_control(model: Model, content: str, mark: str, texts: list[str]) ->
     The tokenizer itself says whether there are any: with and without its special tokens the text
     gives the same tokens, or not.
     """
+    ours = re.compile(f"{mark}[0-9]+{CLOSE}")
+    found = {sign for sign in (OPEN, CLOSE) if sign in content}
     for _ in range(MAX_ROUNDS):
         # Placeholders of an earlier round cut the text; nothing can match across them.
-        found: set[str] = set()
-        for part in re.split(f"{mark}[0-9]+\ufdd1", content):
+        for part in ours.split(content):
             tokens = model.tokenize(part, special=True)
             if tokens != model.tokenize(part, special=False):
                 found.update(text for token in tokens if (text := model.control_text(token)))
@@ -90,9 +152,10 @@ def _without_control(model: Model, content: str, mark: str, texts: list[str]) ->
         if changed == content:
             break
         content = changed
+        found = set()
     raise TemplateError("a message holds control tokens that cannot be kept apart from the prompt")
 
 
 def _placeholder(text: str, mark: str, texts: list[str]) -> str:
     texts.append(text)
-    return f"{mark}{len(texts) - 1}\ufdd1"
+    return f"{mark}{len(texts) - 1}{CLOSE}"

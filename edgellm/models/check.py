@@ -39,10 +39,7 @@ def inspect_model_file(path: Path) -> GGUFHeader:
         SourceNotFoundError: there is no such file.
         CorruptFileError: the file is malformed or hostile; one sentence says where.
     """
-    header = read_header(path)
-    check_parameters(header)
-    check_vocabulary(header)
-    return header
+    return _inspect(path, strict=False)
 
 
 def check_model_file(path: Path) -> GGUFHeader:
@@ -57,7 +54,7 @@ def check_model_file(path: Path) -> GGUFHeader:
         UnsupportedError: it is in order, but a part of a split model, or of a tokenizer or tensor
             type that llama.cpp cannot be trusted with.
     """
-    header = inspect_model_file(path)
+    header = _inspect(path, strict=True)
     architecture = architecture_of(header)
     if architecture is None:
         _fail(header, "there is no general.architecture")
@@ -70,6 +67,13 @@ def check_model_file(path: Path) -> GGUFHeader:
         _fail(header, "there are no tensors")
     for tensor in header.tensors:
         _check_tensor(header, tensor)
+    return header
+
+
+def _inspect(path: Path, *, strict: bool) -> GGUFHeader:
+    header = read_header(path)
+    check_parameters(header, strict=strict)
+    check_vocabulary(header)
     return header
 
 

@@ -71,7 +71,7 @@ ARCHITECTURE_RULES: dict[str, Rule] = {
     "attention.value_length": HEAD,
     "attention.key_length_swa": HEAD,
     "attention.value_length_swa": HEAD,
-    "attention.sliding_window": Whole(0, MAX_COUNT),
+    "attention.sliding_window": Whole(0, 1 << 20),
     "attention.layer_norm_rms_epsilon": EPSILON,
     "attention.layer_norm_epsilon": EPSILON,
     "attention.causal": Flag(),
@@ -132,26 +132,30 @@ def architecture_of(header: GGUFHeader) -> str | None:
     return value
 
 
-def check_parameters(header: GGUFHeader) -> None:
+def check_parameters(header: GGUFHeader, *, strict: bool = True) -> None:
     """Check every hyper-parameter that is there; a missing one is left to llama.cpp.
+
+    Unless `strict`, a whole number may be of any integer type, as some writers have it; llama.cpp
+    would refuse it.
 
     Raises:
         CorruptFileError: a value is of a wrong type, out of range, or contradicts another.
     """
     architecture = architecture_of(header)
     for key, rule in GENERAL_RULES.items():
-        _check(header, key, rule)
+        _check(header, key, rule, strict=strict)
     if architecture is None:
         return
     prefix = architecture + "."
     for suffix, rule in ARCHITECTURE_RULES.items():
-        _check(header, prefix + suffix, rule)
+        _check(header, prefix + suffix, rule, strict=strict)
     for key in header.metadata:
         if key.startswith(prefix):
             _check_any(header, key)
     reader = _Parameters(header, prefix)
     reader.check_layers()
     reader.check_heads(architecture)
+    reader.check_windows()
     reader.check_experts()
     if architecture in CAUSAL and reader.get("attention.causal") is False:
         _fail(header, f"{prefix}attention.causal is false in a model that generates text")
@@ -201,12 +205,26 @@ class _Parameters:
             rotated = self.number("rope.dimension_count" + end, key)
             if heads and rotated % 2:
                 self._fail(f"the rotated part of a head is {rotated} long, an odd number")
+            if heads and key and not rotated:
+                self._fail(f"rope.dimension_count{end} is 0")
             if heads and key and rotated > key:
                 self._fail(f"rope.dimension_count{end} {rotated} is more than a head's {key}")
             if architecture in EQUAL_KEYS_AND_VALUES and key != value:
                 self._fail(f"key_length{end} {key} and value_length{end} {value} differ")
             if architecture in EQUAL_HEADS and rotated != key:
                 self._fail(f"rope.dimension_count{end} {rotated} is not a head's {key}")
+
+    def check_windows(self) -> None:
+        """A pattern that gives no layer the window fails an assertion when the cache is made."""
+        pattern = self.get("attention.sliding_window_pattern")
+        if pattern is None:
+            return
+        if isinstance(pattern, list):
+            used = any(pattern[: self.number("block_count", len(pattern))])
+        else:
+            used = pattern != 1  # each n-th layer sees all, and 0 stands for none of them
+        if not used:
+            self._fail("attention.sliding_window_pattern leaves no layer to the sliding window")
 
     def check_experts(self) -> None:
         """No more experts or groups are used than there are."""
@@ -233,7 +251,7 @@ class _Parameters:
         _fail(self.header, self.prefix + reason)
 
 
-def _check(header: GGUFHeader, key: str, rule: Rule) -> None:
+def _check(header: GGUFHeader, key: str, rule: Rule, *, strict: bool) -> None:
     """Check one key against its rule, if it is there."""
     if key not in header.metadata:
         return
@@ -254,15 +272,16 @@ def _check(header: GGUFHeader, key: str, rule: Rule) -> None:
         if not (math.isfinite(value) and low and value <= rule.high):
             _fail(header, f"{key} is {value}, out of its range")
         return
-    for number in _whole(header, key, by_layer=rule.by_layer):
+    for number in _whole(header, key, by_layer=rule.by_layer, strict=strict):
         if not rule.low <= number <= rule.high:
             _fail(header, f"{key} is {number}, not from {rule.low} to {rule.high}")
 
 
-def _whole(header: GGUFHeader, key: str, *, by_layer: bool) -> Iterator[int]:
+def _whole(header: GGUFHeader, key: str, *, by_layer: bool, strict: bool) -> Iterator[int]:
     kind = header.value_types[key]
     value = header.metadata[key]
-    if kind.kind == ValueType.UINT32 and isinstance(value, int):
+    if kind.kind == ValueType.UINT32 or (kind.kind in INTEGERS and not strict):
+        assert isinstance(value, int)
         yield value
     elif by_layer and kind.element in (ValueType.UINT32, ValueType.INT32):
         assert isinstance(value, list)

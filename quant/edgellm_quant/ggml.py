@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
@@ -50,11 +50,17 @@ _MAX_CHUNK = 2**18
 _NOT_ENCODED = frozenset({"F64", "I8", "I16", "I32", "I64", "Q8_1", "Q8_K"})
 
 _LARGEST = float(np.finfo(np.float32).max)
-# The largest float32 values that do not round to infinity.
-_LIMITS = {
+# ggml's encoders for these abort the process when a sum of squares overflows. A value beyond the
+# limit would overflow their float16 scale in any case.
+_GRIDS = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
+_LIMITS: Mapping[str, float] = {
+    # the largest float32 values that do not round to infinity
     "F16": float(np.nextafter(np.float32(65520), np.float32(0))),
     "BF16": float(np.array(0x7F7F7FFF, np.uint32).view(np.float32)),
+    **dict.fromkeys(_GRIDS, 1e8),
 }
+# For the same reason; importance is a mean square of activations, far below this.
+_MAX_IMPORTANCE = 1e18
 
 
 def default_threads() -> int:
@@ -91,7 +97,7 @@ def quantize_rows(
     Args:
         x: float32 (rows, columns), C-contiguous.
         fmt: what to encode to.
-        importance: float32 (columns,), finite and not negative: how much an error in a column
+        importance: float32 (columns,), from 0 to 1e18: how much an error in a column
             matters; None weighs all columns as ggml does on its own.
         threads: how many cores to use; None for all.
 
@@ -289,9 +295,11 @@ def _check_importance(importance: NDArray[Any], columns: int) -> Floats:
     if importance.shape != (columns,):
         raise ShapeError(f"importance must have shape ({columns},), not {importance.shape}")
     importance = np.ascontiguousarray(importance, np.float32)
-    # ggml takes square roots of products with it, and aborts the process on NaN.
-    if not (importance.min() >= 0 and importance.max() <= _LARGEST):
-        raise ValueRangeError("importance has a value that is NaN, infinite or negative")
+    if not (importance.min() >= 0 and importance.max() <= _MAX_IMPORTANCE):
+        raise ValueRangeError(
+            f"importance must be from 0 to {_MAX_IMPORTANCE:g}, "
+            f"not from {importance.min()} to {importance.max()}"
+        )
     return importance
 
 

@@ -86,7 +86,7 @@ class File:
     def header(self) -> bytes:
         n_tensors = len(self.tensors) if self.n_tensors is None else self.n_tensors
         n_pairs = len(self.pairs) if self.n_pairs is None else self.n_pairs
-        head = self.magic + struct.pack("<IQQ", self.version, n_tensors, n_pairs)
+        head = bytearray(self.magic + struct.pack("<IQQ", self.version, n_tensors, n_pairs))
         head += b"".join(p.build() for p in self.pairs)
         expected = 0
         for tensor in self.tensors:
@@ -96,18 +96,18 @@ class File:
             head += struct.pack(f"<{len(tensor.dims)}Q", *tensor.dims)
             head += struct.pack("<IQ", tensor.kind, offset)
             expected = self.pad(expected + len(tensor.content()))
-        return head
+        return bytes(head)
 
     def pad(self, size: int) -> int:
         return (size + self.alignment - 1) // self.alignment * self.alignment
 
     def build(self) -> bytes:
-        out = self.header()
+        out = bytearray(self.header())
         out = out.ljust(self.pad(len(out)), b"\0")
         for tensor in self.tensors:
             data = tensor.content()
             out += data.ljust(self.pad(len(data)), b"\0")
-        return out
+        return bytes(out)
 
     def last_data_byte(self) -> int:
         """The length to which the file can be cut without losing a byte of data."""

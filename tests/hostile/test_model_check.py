@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +104,15 @@ CASES: dict[str, tuple[g.File, str]] = {
     "odd rotation": (with_pair("llama.rope.dimension_count", g.U32, 15), "odd number"),
     "rotation longer than a head": (gemma(rope__dimension_count=18), "more than a head"),
     "rotation of half a head": (with_pair("llama.rope.dimension_count", g.U32, 8), "not a head's"),
+    "no rotation": (gemma(rope__dimension_count=0), "dimension_count is 0"),
+    "a window of 2^30": (gemma(attention__sliding_window=1 << 30), "sliding_window is"),
+    "a window for no layer": (gemma(attention__sliding_window_pattern=1), "no layer"),
+    "a window for no layer in an array": (
+        gemma(attention__sliding_window=8).with_pair(
+            g.array("gemma3.attention.sliding_window_pattern", g.BOOL, [0, 1])
+        ),
+        "no layer",
+    ),
     "unknown rope scaling": (with_pair("llama.rope.scaling.type", g.STRING, "x"), "not one of"),
     "negative epsilon": (
         with_pair("llama.attention.layer_norm_rms_epsilon", g.F32, -1.0),
@@ -221,7 +232,7 @@ GOOD = {
     "heads for each layer": MODEL.with_pair(g.array("llama.attention.head_count", g.I32, [2])),
     "bytes as themselves": with_tokens(["\n" if t == "<0x0A>" else t for t in TOKENS], [1] * 267),
     "no separator": with_pair("tokenizer.ggml.seperator_token_id", g.U32, 2**32 - 1),
-    "gemma": gemma(),
+    "gemma": gemma(attention__sliding_window=8, attention__sliding_window_pattern=6),
 }
 
 
@@ -259,3 +270,9 @@ def test_every_scalar_of_a_wrong_type_is_refused(tmp_path: Path) -> None:
             path.write_bytes(MODEL.with_pair(g.Pair(pair.key, kind, value)).build())
             with pytest.raises(CorruptFileError):
                 check_model_file(path)
+
+
+def test_check_does_without_numpy() -> None:
+    """It runs before every answer, and numpy alone takes longer than the check."""
+    code = "import sys, edgellm.models.check; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

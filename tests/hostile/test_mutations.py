@@ -46,8 +46,7 @@ def bounded(check: Callable[[Path], object], path: Path) -> bool:
     started = time.process_time()
     try:
         check(path)
-    except ConvertersError as error:
-        assert "\n" not in str(error)
+    except ConvertersError:
         return False
     finally:
         assert time.process_time() - started < 2

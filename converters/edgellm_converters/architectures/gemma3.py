@@ -163,9 +163,9 @@ class Gemma3:
         return (".rotary_emb.inv_freq", *(("lm_head.weight",) if decoder.tied else ()))
 
 
-def _attention_scalar(layers: int, hidden: int, heads: int, head_dim: int) -> float:
+def _attention_scalar(layers: int, hidden: int, heads: int, head_dim: int) -> int:
     """Give the number under the root that scales queries, as llama.cpp derives it."""
-    return float(hidden // heads if layers == LAYERS_OF_27B else head_dim)
+    return hidden // heads if layers == LAYERS_OF_27B else head_dim
 
 
 def _pattern(config: Values, layers: int) -> int:

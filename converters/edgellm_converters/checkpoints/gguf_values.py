@@ -92,9 +92,10 @@ class StoredValue(NamedTuple):
 
 
 class Metadata(Mapping[str, Value]):
-    """The metadata by key, in the file's order; a value is decoded at its first use, then kept.
+    """The metadata by key, in the file's order; a value is decoded when it is asked for.
 
-    Numbers are Python's, strings are `str`, arrays are lists of them (never numpy arrays).
+    Numbers are Python's, strings are `str`, arrays are lists of them (never numpy arrays). Scalars
+    are kept once decoded; arrays are not, since they may be large: ask once and keep the list.
     Everything was validated when the header was read, so decoding cannot fail.
     """
 
@@ -106,9 +107,12 @@ class Metadata(Mapping[str, Value]):
         self._decoded: dict[str, Value] = {}
 
     def __getitem__(self, key: str) -> Value:
-        if key not in self._decoded:
-            self._decoded[key] = self._decode(key)
-        return self._decoded[key]
+        if key in self._decoded:
+            return self._decoded[key]
+        value = self._decode(key)
+        if not isinstance(value, list):
+            self._decoded[key] = value
+        return value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
@@ -127,6 +131,11 @@ class Metadata(Mapping[str, Value]):
         """Give the bytes of a value as the file holds them (strings with their lengths)."""
         value = self._stored[key]
         return bytes(self._data[value.start : value.stop])
+
+    def view(self, key: str) -> memoryview:
+        """Give the same bytes as `raw` without copying them; read-only."""
+        value = self._stored[key]
+        return memoryview(self._data).toreadonly()[value.start : value.stop]
 
     def byte_strings(self, key: str) -> list[bytes]:
         """Give an array of strings as bytes, which is cheaper than decoding them."""

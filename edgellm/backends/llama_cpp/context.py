@@ -63,6 +63,11 @@ class LlamaCppContext:
         """How many tokens it can hold."""
         return self._size
 
+    @property
+    def held(self) -> Sequence[int]:
+        """The tokens whose keys and values are in the cache."""
+        return self._held
+
     def prefill(
         self, tokens: Sequence[int], sampling: Sampling, cancelled: Callable[[], bool]
     ) -> int:

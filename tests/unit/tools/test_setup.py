@@ -219,6 +219,22 @@ def test_a_failing_step_names_its_log_and_the_lines_that_matter(
     assert "noise" in log.read_text()
 
 
+def test_what_cmake_says_on_the_next_line_is_shown_too(setup: ModuleType) -> None:
+    error = "  CMake Error at a.txt:1 (find):\n\n    no nvcc\n"
+    assert setup.relevant_lines(f"-- ok\n{error}noise\n{error}-- end\n") == [
+        "CMake Error at a.txt:1 (find): no nvcc"
+    ]
+    assert setup.relevant_lines("a\n\nb\n") == ["a", "b"]
+    assert setup.relevant_lines("") == []
+
+
+def test_an_index_that_cannot_be_reached_is_named(setup: ModuleType, tmp_path: Path) -> None:
+    script = "echo 'WARNING: Retrying: Failed to establish a new connection'; exit 1"
+    with pytest.raises(setup.SetupError) as caught:
+        setup.run_logged(["sh", "-c", script], "building x", tmp_path / "log")
+    assert caught.value.hint.startswith("pip could not reach its index")
+
+
 def test_a_build_that_ran_out_of_memory_says_what_to_do(setup: ModuleType, tmp_path: Path) -> None:
     script = "echo 'c++: fatal error: Killed signal terminated program cc1plus'; exit 1"
     with pytest.raises(setup.SetupError) as caught:

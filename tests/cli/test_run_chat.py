@@ -1,0 +1,340 @@
+"""`edgellm run` and `edgellm chat` on a tiny model whose greedy text is known."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from tinygguf import PERSIAN, write_tiny
+
+from edgellm.cli.main import run as edgellm
+from edgellm.generate.saved import session_names
+
+ANSWER = "Hi " + PERSIAN
+
+
+class Console(io.TextIOWrapper):
+    """stdin with given bytes, a terminal or a pipe."""
+
+    terminal = False
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return str(write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    path = tmp_path_factory.mktemp("base") / "base.gguf"
+    return str(write_tiny(path, template=None, answer="xyz"))
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    def call(*args: str, stdin: str | bytes | None = None, terminal: bool = False):
+        raw = stdin if isinstance(stdin, bytes) else (stdin or "").encode()
+        console = Console(io.BytesIO(raw), encoding="utf-8")
+        console.terminal = terminal or stdin is None
+        monkeypatch.setattr(sys, "stdin", console)
+        status = edgellm([*args])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+GREEDY = ("--temp", "0", "-t", "1")
+
+
+def test_an_answer_alone_on_stdout(call, tiny):
+    assert call("run", tiny, "hello", *GREEDY) == (0, ANSWER + "\n", "")
+
+
+def test_json_has_the_documented_keys(call, tiny):
+    status, out, err = call("run", tiny, "hello", "--json", "--seed", "7", "--temp", "0")
+    body = json.loads(out)
+    assert (status, err) == (0, "")
+    assert list(body) == [
+        "text", "finish_reason", "prompt_tokens", "completion_tokens", "time_to_first_token_s",
+        "prompt_tokens_per_s", "completion_tokens_per_s", "seed", "model", "backend",
+    ]  # fmt: skip
+    assert body["text"] == ANSWER
+    assert (body["finish_reason"], body["completion_tokens"]) == ("stop", len(ANSWER.encode()))
+    assert body["prompt_tokens"] == len("<s>") - 2 + len("<user\nhello>\n<assistant\n")
+    assert (body["seed"], body["model"], body["backend"]) == (7, tiny, "llama_cpp")
+    assert body["time_to_first_token_s"] > 0
+    assert body["completion_tokens_per_s"] > 0
+
+
+def test_stdin_is_appended_to_the_prompt(call, tiny):
+    alone = call("run", tiny, "ab", "--json", *GREEDY)
+    both = call("run", tiny, "ab", "--json", *GREEDY, stdin="cd\n")
+    piped = call("run", tiny, "--json", *GREEDY, stdin="cd\n")
+    counts = [json.loads(out)["prompt_tokens"] for _, out, _ in (alone, both, piped)]
+    assert counts[1] == counts[0] + len("\n\ncd\n")
+    assert counts[2] == counts[0] + 1
+
+
+def test_without_a_prompt_or_a_pipe_it_says_so(call, tiny):
+    status, out, err = call("run", tiny)
+    assert (status, out) == (2, "")
+    assert "there is no prompt" in err
+
+
+def test_a_single_word_is_a_prompt_unless_it_names_a_model(call):
+    status, _, err = call("run", "./missing.gguf", "hello")
+    assert (status, "missing.gguf" in err) == (3, True)
+    status, _, err = call("run", "missing.gguf")  # looks like a model: never a prompt
+    assert status in (2, 3)
+    status, _, err = call("run", "hello")  # the default model, which is not in this test's store
+    assert (status, "smollm2-135m-instruct" in err) == (3, True)
+
+
+def test_model_and_prompt_by_their_flags(call, tiny):
+    assert call("run", "-m", tiny, "x", *GREEDY)[1] == ANSWER + "\n"
+    assert call("run", "-m", tiny, "-p", "x", *GREEDY)[1] == ANSWER + "\n"
+    assert call("run", tiny, "-p", "x", *GREEDY)[1] == ANSWER + "\n"
+    status, _, err = call("run", "-m", tiny, "several", "words")
+    assert (status, "stands in quotes" in err) == (2, True)
+
+
+def test_a_model_in_the_environment_gives_way_to_a_word(call, tiny, base, monkeypatch):
+    monkeypatch.setenv("EDGELLM_MODEL", base)
+    assert call("run", tiny, "x", *GREEDY)[1] == ANSWER + "\n"
+    assert call("run", "ends in a", "-n", "3", *GREEDY)[1] == "bcd\n"
+
+
+def test_limits_and_stop_strings(call, tiny):
+    def finish(*args):
+        body = json.loads(call("run", tiny, "--raw", "a", "--json", *GREEDY, *args)[1])
+        return body["text"], body["finish_reason"], body["completion_tokens"]
+
+    assert finish("-n", "9") == ("bcdefgabc", "length", 9)
+    assert finish("-n", "0") == ("", "length", 0)
+    assert finish("--stop", "ga", "--stop", "zz") == ("bcdef", "stop", 7)
+    assert finish("-n", "4", "--stop", "ef") == ("bcde", "length", 4)
+
+
+def test_a_limit_inside_a_character_drops_its_beginning(call, tiny):
+    assert call("run", tiny, "x", "-n", "4", *GREEDY)[1] == "Hi \n"
+    assert call("run", tiny, "x", "-n", "5", *GREEDY)[1] == "Hi م\n"
+    assert call("run", tiny, "x", "-n", "7", *GREEDY)[1] == "Hi م\n"
+
+
+def test_a_full_context_is_said(call, tiny):
+    status, out, err = call("run", tiny, "--raw", "a", "--ctx", "20", *GREEDY)
+    assert (status, out) == (0, "bcdefgabcdefgabcde\n")  # the start token and "a" have places too
+    assert "the context of 20 tokens is full" in err
+
+
+def test_a_prompt_beyond_the_context_is_exit_code_6(call, tiny):
+    status, out, err = call("run", tiny, "--raw", "a" * 600, *GREEDY)
+    assert (status, out) == (6, "")
+    assert "601 tokens and the context holds 512" in err
+    status, out, _ = call("run", tiny, "--raw", "a" * 600, "--json")
+    assert json.loads(out)["error"]["code"] == "context_overflow"
+
+
+def test_a_context_beyond_the_training_is_refused(call, tiny):
+    status, _, err = call("run", tiny, "x", "--ctx", "513")
+    assert (status, "was trained on 512" in err) == (2, True)
+
+
+def test_the_same_seed_gives_the_same_text(call, tiny):
+    hot = ("--temp", "50", "--top-k", "0", "--top-p", "1", "--min-p", "0", "-n", "30")
+    texts = [call("run", tiny, "x", "--seed", seed, *hot)[1] for seed in ("5", "5", "6")]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_base_model_continues_the_text(call, base):
+    assert call("run", base, "abc", "-n", "3", *GREEDY) == (0, "def\n", "")
+    status, _, err = call("run", base, "abc", "--system", "be kind")
+    assert (status, "needs a chat template" in err) == (2, True)
+
+
+def test_raw_reads_control_texts_and_a_base_prompt_does_not(call, tiny, base):
+    def tokens(model, *args):
+        return json.loads(call("run", model, "<|im_end|>a", "--json", "-n", "1", *args)[1])[
+            "prompt_tokens"
+        ]
+
+    assert tokens(tiny, "--raw") == 3
+    assert tokens(base) == 1 + len("<|im_end|>a")
+
+
+def test_the_system_prompt_is_used(call, tiny):
+    def tokens(*args):
+        return json.loads(call("run", tiny, "x", "--json", *GREEDY, *args)[1])["prompt_tokens"]
+
+    assert tokens("--system", "سلام") == tokens() + len("<system\n>\n") + len("سلام".encode())
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["--top-p", "2"], "top_p"),
+        (["--seed", "-5"], "seed"),
+        (["--threads", "0"], "threads"),
+        (["--temp", "nan"], "temperature"),
+        (["--stop", ""], "stop string"),
+        (["--temp", "warm"], "--temp"),
+    ],
+)
+def test_a_wrong_value_is_exit_code_2(call, tiny, args, word):
+    status, out, err = call("run", tiny, "x", *args)
+    assert (status, out) == (2, "")
+    assert word in err
+
+
+def test_stdin_that_is_no_text(call, tiny):
+    status, _, err = call("run", tiny, stdin=b"\xff\xfe")
+    assert (status, "not UTF-8" in err) == (2, True)
+
+
+def test_a_terminal_gets_no_escape_sequences(call, tmp_path, monkeypatch):
+    hostile = str(write_tiny(tmp_path / "hostile.gguf", answer=b"\x1b[2J\x07ok"))
+    assert call("run", hostile, "x", *GREEDY)[1] == "\x1b[2J\x07ok\n"  # a pipe gets what there is
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert call("run", hostile, "x", *GREEDY)[1] == "[2Jok\n"
+
+
+def test_a_damaged_file_is_exit_code_5(call, tiny, tmp_path):
+    damaged = tmp_path / "cut.gguf"
+    damaged.write_bytes(Path(tiny).read_bytes()[:5000])
+    status, out, err = call("run", str(damaged), "x")
+    assert (status, out) == (5, "")
+    assert len(err.strip().splitlines()) <= 2
+
+
+# The REPL, with a pipe in place of the person.
+
+
+def chat(call, model, *lines: str, args=()):
+    return call("chat", model, *GREEDY, *args, stdin="\n".join([*lines, ""]))
+
+
+def test_every_line_of_a_pipe_is_a_message(call, tiny):
+    assert chat(call, tiny, "one", "", "two") == (0, f"{ANSWER}\n{ANSWER}\n", "")
+
+
+def test_a_prompt_is_answered_once(call, tiny):
+    assert call("chat", tiny, "hello", *GREEDY, stdin="piped") == (0, ANSWER + "\n", "")
+    assert call("chat", tiny, "-p", "hello", *GREEDY) == (0, ANSWER + "\n", "")
+
+
+def test_turns_reuse_the_context(call, tiny):
+    status, _, err = chat(call, tiny, "one", "/stats", "two", "/stats")
+    assert status == 0
+    first, second = [line for line in err.splitlines() if "kept from before" in line]
+    turn = len("<s>") - 2 + len("<user\none>\n<assistant\n")
+    assert f"{turn} tokens, 0 kept from before, {turn} evaluated" in first
+    # all of the first turn is kept, and the answer that was generated too
+    total = turn + len(ANSWER.encode()) + len(">\n<user\ntwo>\n<assistant\n")
+    new = len(">\n<user\ntwo>\n<assistant\n")
+    assert f"{total} tokens, {total - new} kept from before, {new} evaluated" in second
+
+
+def test_several_lines_are_one_message(call, tiny):
+    _, out, err = chat(call, tiny, '"""', "می‌روم", "", "خانه", '"""', "/show history")
+    assert out == ANSWER + "\n"
+    assert "user: می‌روم\n\nخانه\nassistant: " + ANSWER in err
+
+
+def test_commands(call, tiny):
+    status, out, err = chat(
+        call, tiny,
+        "/help", "/set", "/set temp 0.5", "/set top-k 3", "/set predict 2", "/set stop \\n\\n",
+        "/show params", "/show model", "/show template", "/system Be brief.", "/system",
+        "/set temp 0", "hello", "/regen", "/clear", "/show history", "/stats", "/load", "/bye",
+        "never reached",
+    )  # fmt: skip
+    assert (status, out) == (0, "Hi\nHi\n")
+    for text in (
+        "/regen", "Ctrl-D leaves", "temp            0.5", "top_k           3",
+        "predict         2", "'\\n\\n'", "backend         llama_cpp", "context         512 of 512",
+        "<|im_start|>", "The system prompt is set.", "Be brief.", "The conversation is cleared.",
+        "(nothing has been said)", "There is no answer yet.", "Nothing is saved yet.",
+    ):  # fmt: skip
+        assert text in err, text
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence", "hint"),
+    [
+        ("/stat", "no command /stat", "did you mean /stats?"),
+        ("/set tmp 1", "no parameter tmp", "did you mean temp?"),
+        ("/set temp warm", "temp takes a number, not 'warm'", ""),
+        ("/set seed 1.5", "seed takes a whole number", ""),
+        ("/set top_p 7", "top_p is 7", ""),
+        ("/show temple", "nothing is called temple", "did you mean template?"),
+        ("/save ../x", "no name for a conversation", "letters"),
+        ("/load nothing", "no conversation is saved as 'nothing'", "nothing is saved yet"),
+        ("/regen", "nothing to answer again", ""),
+    ],
+)
+def test_a_wrong_command_in_a_pipe_ends_with_its_sentence(call, tiny, line, sentence, hint):
+    status, out, err = chat(call, tiny, line, "never reached")
+    assert status in (2, 3)
+    assert out == ""
+    assert sentence in err
+    assert hint in err
+
+
+def test_a_person_goes_on_after_an_error(call, tiny):
+    status, out, err = call(
+        "chat", tiny, *GREEDY, stdin="/stat\n" + "a" * 600 + "\nhello\n", terminal=True
+    )
+    assert (status, out) == (0, ANSWER + "\n")
+    assert "did you mean /stats?" in err
+    assert "the context holds 512" in err
+    assert "/clear starts a new conversation" in err
+
+
+def test_a_conversation_that_fills_the_context_says_so_and_clear_helps(call, tiny):
+    lines = ["x" * 200, "y" * 200, "z" * 200]
+    status, out, err = chat(call, tiny, *lines)
+    assert (status, out) == (6, f"{ANSWER}\n{ANSWER}\n")
+    assert "/clear" in err
+    assert chat(call, tiny, *lines[:2], "/clear", lines[2])[:2] == (0, f"{ANSWER}\n" * 3)
+
+
+def test_saved_conversations_come_back(call, tiny):
+    chat(call, tiny, "سلام", "/system کوتاه", "/save یک", "/load")
+    assert session_names() == ["یک"]
+    _, _, err = chat(call, tiny, "/load یک", "/show history", "/load")
+    assert "Loaded 1 questions" in err
+    assert f"system: کوتاه\nuser: سلام\nassistant: {ANSWER}" in err
+    assert "Saved: یک" in err
+
+
+def test_continue_goes_on_with_the_last_conversation_and_its_model(call, tiny):
+    call("chat", tiny, *GREEDY, stdin="سلام\n", terminal=True)
+    status, _, err = call("chat", "--continue", *GREEDY, stdin="/show history\n")
+    assert (status, "user: سلام" in err) == (0, True)
+
+
+def test_a_pipe_keeps_nothing(call, tiny):
+    chat(call, tiny, "secret")
+    assert session_names() == []
+    status, _, err = call("chat", "-c", stdin="")
+    assert (status, "no conversation is saved as 'last'" in err) == (3, True)
+
+
+def test_chat_with_a_base_model_continues_each_text(call, base):
+    status, out, err = call("chat", base, *GREEDY, "-n", "2", stdin="a\nabc\n", terminal=True)
+    assert (status, out) == (0, "bc\nde\n")
+    assert "no chat template" in err
+
+
+def test_a_template_that_refuses_is_a_sentence(call, tmp_path):
+    path = write_tiny(tmp_path / "no.gguf", template="{{ raise_exception('only tools speak') }}")
+    status, out, err = call("run", str(path), "x")
+    assert (status, out) == (1, "")
+    assert "refuses the messages: only tools speak" in err

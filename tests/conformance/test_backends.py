@@ -1,0 +1,199 @@
+"""What every backend must do, on a tiny model whose greedy text is known."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from tinygguf import BOS, END, PERSIAN, START, TEMPLATE, WIDTH, byte_token, write_tiny
+
+from edgellm.backends.base import BACKENDS, CancelledError, LoadOptions, Sampling, get_backend
+from edgellm.errors import BackendError, UsageError
+
+GREEDY = Sampling(temperature=0)
+OPTIONS = LoadOptions(threads=1)
+
+
+def never() -> bool:
+    return False
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf", context=8192)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return get_backend(request.param)
+
+
+@pytest.fixture
+def model(backend, path):
+    assert backend.refusal(path) is None
+    model = backend.load(path, OPTIONS, never)
+    yield model
+    model.close()
+    model.close()  # closing twice does nothing
+
+
+@pytest.fixture
+def context(model):
+    context = model.open_context(64)
+    yield context
+    context.close()
+    context.close()
+
+
+def pieces(context, count: int) -> list[bytes]:
+    found = []
+    while len(found) < count and (piece := context.next_piece()) is not None:
+        found.append(piece)
+    return found
+
+
+def test_metadata(model):
+    assert model.chat_template == TEMPLATE
+    assert (model.start_token, model.bos_text, model.eos_text) == (BOS, "<s>", "<|im_end|>")
+    assert model.trained_context == 8192
+    assert "llama" in model.description
+
+
+def test_control_texts_are_tokens_only_where_asked(model):
+    assert model.tokenize("<|im_start|>", special=True) == [START]
+    plain = model.tokenize("<|im_start|>", special=False)
+    assert plain == [byte_token(value) for value in b"<|im_start|>"]
+    assert model.control_text(START) == "<|im_start|>"
+    assert model.control_text(byte_token(65)) is None
+
+
+def test_tokenize_adds_nothing_and_refuses_lone_surrogates(model):
+    assert model.tokenize("", special=True) == []
+    assert model.tokenize("م", special=False) == [byte_token(0xD9), byte_token(0x85)]
+    with pytest.raises(UsageError, match="UTF-8"):
+        model.tokenize("\udcff", special=False)
+
+
+def test_greedy_text_byte_by_byte_to_the_end(model, context):
+    assert context.prefill(model.tokenize("x\n", special=False), GREEDY, never) == 0
+    assert b"".join(pieces(context, 99)) == ("Hi " + PERSIAN).encode()
+
+
+def test_the_same_seed_gives_the_same_text_and_another_one_another(model, context):
+    hot = [Sampling(temperature=100, top_k=0, top_p=1, min_p=0, seed=seed) for seed in (1, 1, 2)]
+    texts = []
+    for sampling in hot:
+        context.prefill(model.tokenize("a", special=False), sampling, never)
+        texts.append(pieces(context, 12))
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_top_k_of_one_is_greedy(model, context):
+    context.prefill(model.tokenize("a", special=False), Sampling(top_k=1, seed=7), never)
+    assert b"".join(pieces(context, 8)) == b"bcdefgab"
+
+
+def test_a_repeat_penalty_changes_the_text(model, context):
+    strong = Sampling(temperature=0, frequency_penalty=100, repeat_last_n=64)
+    context.prefill(model.tokenize("a", special=False), strong, never)
+    assert b"".join(pieces(context, 12)) != b"bcdefgabcdef"
+
+
+def test_the_penalties_see_the_prompt(model, context):
+    strong = Sampling(temperature=0, presence_penalty=100)
+    context.prefill(model.tokenize("bba", special=False), strong, never)
+    assert pieces(context, 1) != [b"b"]
+
+
+def test_a_common_prefix_is_kept_and_the_text_stays_the_same(model, context):
+    first = model.tokenize("hello there, a", special=False)
+    context.prefill(first, GREEDY, never)
+    alone = pieces(context, 5)
+    second = model.tokenize("hello there, dear d", special=False)
+    assert context.prefill(second, GREEDY, never) == len("hello there, ")
+    assert b"".join(pieces(context, 3)) == b"efg"
+    # what was generated is kept as well, where the next prompt holds it
+    third = [*second, *(byte_token(value) for value in b"efgx a")]
+    assert context.prefill(third, GREEDY, never) >= len(second) + 2
+    assert pieces(context, 5) == alone
+
+
+def test_the_last_token_is_always_evaluated(model, context):
+    tokens = model.tokenize("abc", special=False)
+    context.prefill(tokens, GREEDY, never)
+    assert context.prefill(tokens, GREEDY, never) == 2
+    assert pieces(context, 1) == [b"d"]
+
+
+def test_a_prompt_as_large_as_the_context(model, context):
+    tokens = [byte_token(0x61)] * 64
+    context.prefill(tokens, GREEDY, never)
+    assert pieces(context, 1) == [b"b"]
+    with pytest.raises(BackendError, match="65"):
+        context.prefill([*tokens, END], GREEDY, never)
+
+
+def test_a_prompt_of_several_batches_is_stopped_and_the_context_stays_usable(model):
+    context = model.open_context(8192)
+    tokens = [byte_token(0x61)] * 8000
+    with pytest.raises(CancelledError):
+        context.prefill(tokens, GREEDY, lambda: True)
+    stop_at = time.monotonic() + 0.01
+    with pytest.raises(CancelledError):
+        context.prefill(tokens, GREEDY, lambda: time.monotonic() > stop_at)
+    context.prefill(tokens[:10], GREEDY, never)
+    assert pieces(context, 2) == [b"b", b"c"]
+    context.close()
+
+
+def test_python_ctrl_c_in_a_prompt_raises_keyboard_interrupt(model):
+    """The default handler is Python's own: the signal must not be lost inside native code."""
+    context = model.open_context(8192)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    timer = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+
+    def evaluate_until_the_signal_comes():
+        for _ in range(1000):
+            context.prefill([byte_token(0x61)] * 8000, GREEDY, never)
+            context.prefill([byte_token(0x62)], GREEDY, never)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_until_the_signal_comes()
+    timer.join()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    context.prefill([byte_token(0x61)], GREEDY, never)
+    assert pieces(context, 1) == [b"b"]
+    context.close()
+
+
+def test_loading_is_stopped(backend, path):
+    with pytest.raises(CancelledError):
+        backend.load(path, OPTIONS, lambda: True)
+
+
+def test_what_cannot_be_loaded_is_one_sentence_and_no_log(backend, tmp_path, capfd):
+    path = write_tiny(tmp_path / "a.gguf")
+    path.write_bytes(path.read_bytes().replace(b"blk.1.attn_q", b"blk.1.attn_x", 1))
+    with pytest.raises(BackendError, match=r"a\.gguf: llama\.cpp cannot load it: .*blk\.1\.attn"):
+        backend.load(path, OPTIONS, never)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_unknown_architecture(backend, tmp_path):
+    path = write_tiny(tmp_path / "b.gguf", architecture="nosuch")
+    with pytest.raises(BackendError, match="unknown model architecture: 'nosuch'"):
+        backend.load(path, OPTIONS, never)
+
+
+def test_a_file_without_a_tokenizer(backend, tmp_path):
+    path = write_tiny(tmp_path / "c.gguf", vocabulary=False)
+    with pytest.raises(BackendError, match=r"c\.gguf: "):
+        backend.load(path, OPTIONS, never)
+
+
+def test_the_width_of_the_tiny_model_is_what_its_heads_need():
+    assert WIDTH % 5 == 0

@@ -1,0 +1,387 @@
+"""Tiny checkpoints: one random model of each architecture, with tokenizers made by hand.
+
+Nothing here uses the code under test. The same name always gives the same bytes, so that golden
+files can hold what an oracle said about them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TEXT = (
+    "the cat sat on the mat and the hat and then the cat ran to the other side of the hall where "
+    "there was a thin old man with a tin can in his hand and he said that it had rained in Spain"
+)
+SPACE = "\u2581"
+Tensors = dict[str, np.ndarray]
+
+
+# -- safetensors, written independently -----------------------------------------------------------
+
+
+def write_safetensors(path: Path, tensors: Tensors, dtype: str = "F32") -> None:
+    """Write float32 arrays as F64, F32, F16 or BF16."""
+    header: dict[str, Any] = {}
+    data = b""
+    for name, array in tensors.items():
+        raw = _encode(array, dtype)
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(array.shape),
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
+        data += raw
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def read_safetensors(folder: Path) -> Tensors:
+    """Read every tensor of a folder as float32."""
+    found: Tensors = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        data = file.read_bytes()
+        size = int.from_bytes(data[:8], "little")
+        for name, info in json.loads(data[8 : 8 + size]).items():
+            if name != "__metadata__":
+                start, stop = (8 + size + at for at in info["data_offsets"])
+                values = _decode(data[start:stop], info["dtype"])
+                found[name] = values.reshape(info["shape"])
+    return found
+
+
+def _encode(array: np.ndarray, dtype: str) -> bytes:
+    if dtype == "BF16":
+        return (array.astype(np.float32).view(np.uint32) >> 16).astype("<u2").tobytes()
+    return array.astype({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype]).tobytes()
+
+
+def _decode(data: bytes, dtype: str) -> np.ndarray:
+    if dtype == "BF16":
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+    return np.frombuffer(data, kinds[dtype]).astype(np.float32)
+
+
+# -- tokenizers -----------------------------------------------------------------------------------
+
+
+def sentencepiece(*, prefix: bool = True, pieces: int = 90) -> dict[str, Any]:
+    """A tokenizer.json as transformers writes it from a SentencePiece BPE model."""
+    text = SPACE + TEXT.replace(" ", SPACE)
+    learned = ["".join(pair) for pair in train(list(text), pieces)] + [SPACE * 2, SPACE * 4]
+    characters = sorted(set(text + "ـپیک\u200cé\n"))
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    first = len(tokens)
+    tokens += [piece for piece in dict.fromkeys(learned) if len(piece) > 1] + characters
+    ids = {token: index for index, token in enumerate(tokens)}
+    ranked = sorted(
+        (index, ids[token[:cut]], ids[token[cut:]])
+        for token, index in ids.items()
+        if index >= first
+        for cut in range(1, len(token))
+        if token[:cut] in ids and token[cut:] in ids
+    )
+    merges = [[tokens[left], tokens[right]] for _, left, right in ranked]
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    steps = [{"type": "Prepend", "prepend": SPACE}, replace]
+    bos = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    single = [bos, {"Sequence": {"id": "A", "type_id": 0}}]
+    return {
+        "version": "1.0",
+        "added_tokens": [added(index, tokens[index]) for index in range(3)],
+        "normalizer": {"type": "Sequence", "normalizers": steps} if prefix else replace,
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                *([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []),
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "unk_token": "<unk>",
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "vocab": ids,
+            "merges": merges,
+        },
+    }
+
+
+def byte_level(pre: list[dict[str, Any]], *, special: int = 3, pieces: int = 60) -> dict[str, Any]:
+    """A byte-level BPE tokenizer.json with these pre-tokenizers."""
+    merges = train(list(TEXT.replace(" ", "Ġ")), pieces)
+    # GPT-2's characters for the 256 bytes.
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    alphabet = [chr(byte) for byte in plain] + [chr(256 + n) for n in range(len(others))]
+    names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra>"][:special]
+    tokens = [*names, *alphabet, *dict.fromkeys("".join(pair) for pair in merges)]
+    return {
+        "version": "1.0",
+        "added_tokens": [
+            added(index, name, special=name != "<extra>") for index, name in enumerate(names)
+        ],
+        "normalizer": None,
+        "pre_tokenizer": pre[0] if len(pre) == 1 else {"type": "Sequence", "pretokenizers": pre},
+        "post_processor": None,
+        "decoder": BYTE_LEVEL,
+        "model": {
+            "type": "BPE",
+            "unk_token": None,
+            "byte_fallback": False,
+            "vocab": {token: index for index, token in enumerate(tokens)},
+            "merges": [" ".join(pair) for pair in merges],
+        },
+    }
+
+
+BYTE_LEVEL = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": True,
+}
+SMOLLM = [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL]
+
+
+def added(index: int, content: str, *, special: bool = True) -> dict[str, Any]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": index, "content": content, **flags, "special": special}
+
+
+def train(symbols: list[str], count: int) -> list[tuple[str, str]]:
+    """Learn merges: the most frequent pair, ties by text."""
+    merges = []
+    for _ in range(count):
+        pairs: dict[tuple[str, str], int] = {}
+        for pair in zip(symbols, symbols[1:], strict=False):
+            if SPACE not in pair[1] and "Ġ" not in pair[1]:  # a word ends before the next space
+                pairs[pair] = pairs.get(pair, 0) + 1
+        if not pairs:
+            break
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merges.append(best)
+        joined: list[str] = []
+        for symbol in symbols:
+            if joined and (joined[-1], symbol) == best:
+                joined[-1] += symbol
+            else:
+                joined.append(symbol)
+        symbols = joined
+    return merges
+
+
+# -- models ---------------------------------------------------------------------------------------
+
+
+def _write(
+    folder: Path,
+    config: dict[str, Any],
+    tensors: Tensors,
+    tokenizer: dict[str, Any],
+    settings: dict[str, Any],
+    dtype: str,
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    write_safetensors(folder / "model.safetensors", tensors, dtype)
+    return folder
+
+
+SETTINGS_SPM = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "chat_template": "{% for m in messages %}{{ m['content'] }}{% endfor %}",
+}
+SETTINGS_BPE = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "bos_token": "<|im_start|>",
+    "eos_token": "<|im_end|>",
+    "pad_token": {"content": "<|im_end|>", "__type": "AddedToken"},
+}
+
+
+def llama(
+    folder: Path,
+    *,
+    dtype: str = "F32",
+    tied: bool = False,
+    bias: bool = False,
+    hidden: int = 64,
+    head_dim: int = 16,
+    heads: int = 4,
+    feed_forward: int = 96,
+    rope: dict[str, Any] | None = None,
+    tokenizer: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
+    seed: int = 1,
+    **changes: Any,
+) -> Path:
+    """Write a Llama with two layers and two key-value heads."""
+    tokenizer = tokenizer or sentencepiece()
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "intermediate_size": feed_forward,
+        "num_hidden_layers": 2,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 2,
+        "head_dim": head_dim,
+        "vocab_size": len(tokenizer["model"]["vocab"]) + 3,  # rows without a token
+        "max_position_embeddings": 128,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "silu",
+        "tie_word_embeddings": tied,
+        "attention_bias": bias,
+        "mlp_bias": bias,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        **(rope or {"rope_theta": 10000.0}),
+        **changes,
+    }
+    rng = np.random.default_rng(seed)
+    query, key = heads * head_dim, 2 * head_dim
+    rows = {
+        "self_attn.q_proj": (query, hidden),
+        "self_attn.k_proj": (key, hidden),
+        "self_attn.v_proj": (key, hidden),
+        "self_attn.o_proj": (hidden, query),
+        "mlp.gate_proj": (feed_forward, hidden),
+        "mlp.up_proj": (feed_forward, hidden),
+        "mlp.down_proj": (hidden, feed_forward),
+    }
+    tensors = {"model.embed_tokens.weight": _matrix(rng, config["vocab_size"], hidden, 0.1 if tied else 1.0)}
+    for layer in range(2):
+        at = f"model.layers.{layer}."
+        for name, (out, width) in rows.items():
+            tensors[f"{at}{name}.weight"] = _matrix(rng, out, width, 1.5 / width**0.5)
+            if bias:
+                tensors[f"{at}{name}.bias"] = _matrix(rng, 1, out, 0.3)[0]
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"{at}{name}.weight"] = 1 + _matrix(rng, 1, hidden, 0.2)[0]
+    tensors["model.norm.weight"] = 1 + _matrix(rng, 1, hidden, 0.2)[0]
+    if not tied:
+        tensors["lm_head.weight"] = _matrix(rng, config["vocab_size"], hidden, 0.5)
+    return _write(folder, config, tensors, tokenizer, settings or SETTINGS_SPM, dtype)
+
+
+def gemma3(folder: Path, *, dtype: str = "F32", seed: int = 2, **changes: Any) -> Path:
+    """Write a Gemma 3 with three layers, the second of which sees the whole context."""
+    tokenizer = sentencepiece(prefix=False)
+    hidden, head_dim, heads, feed_forward = 64, 32, 4, 96
+    config = {
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "hidden_size": hidden,
+        "intermediate_size": feed_forward,
+        "num_hidden_layers": 3,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 1,
+        "head_dim": head_dim,
+        "vocab_size": len(tokenizer["model"]["vocab"]),
+        "max_position_embeddings": 128,
+        "rms_norm_eps": 1e-6,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": head_dim,
+        "rope_theta": 1000000.0,
+        "rope_local_base_freq": 10000.0,
+        "sliding_window": 8,
+        "sliding_window_pattern": 2,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        **changes,
+    }
+    rng = np.random.default_rng(seed)
+    query, key = heads * head_dim, head_dim
+    # Small, so that a tied head does not just say the last token again.
+    tensors = {"model.embed_tokens.weight": _matrix(rng, config["vocab_size"], hidden, 0.02)}
+    for layer in range(3):
+        at = f"model.layers.{layer}."
+        for name, out, width in (
+            ("self_attn.q_proj", query, hidden),
+            ("self_attn.k_proj", key, hidden),
+            ("self_attn.v_proj", key, hidden),
+            ("self_attn.o_proj", hidden, query),
+            ("mlp.gate_proj", feed_forward, hidden),
+            ("mlp.up_proj", feed_forward, hidden),
+            ("mlp.down_proj", hidden, feed_forward),
+        ):
+            tensors[f"{at}{name}.weight"] = _matrix(rng, out, width, 1.5 / width**0.5)
+        for name, size in (
+            ("self_attn.q_norm", head_dim),
+            ("self_attn.k_norm", head_dim),
+            ("input_layernorm", hidden),
+            ("post_attention_layernorm", hidden),
+            ("pre_feedforward_layernorm", hidden),
+            ("post_feedforward_layernorm", hidden),
+        ):
+            tensors[f"{at}{name}.weight"] = _matrix(rng, 1, size, 0.2)[0]
+    tensors["model.norm.weight"] = _matrix(rng, 1, hidden, 0.2)[0]
+    return _write(folder, config, tensors, tokenizer, SETTINGS_SPM, dtype)
+
+
+def _matrix(rng: np.random.Generator, rows: int, columns: int, scale: float) -> np.ndarray:
+    # Multiples of 2^-12: exact in float16 and, but for the largest, in 1 + w.
+    values = np.round(rng.standard_normal((rows, columns)) * scale * 4096) / 4096
+    return values.astype(np.float16).astype(np.float32)
+
+
+LLAMA3_ROPE = {
+    "rope_theta": 10000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}
+
+# name -> what writes that checkpoint into a folder; golden files go by these names.
+MODELS: dict[str, Callable[[Path], Path]] = {
+    "llama": llama,
+    "llama-tied-bias": lambda folder: llama(folder, tied=True, bias=True, seed=3),
+    "llama-wide-heads": lambda folder: llama(folder, head_dim=32, seed=4),
+    "llama-3-rope": lambda folder: llama(folder, rope=LLAMA3_ROPE, seed=5),
+    "llama-linear-rope": lambda folder: llama(
+        folder,
+        rope={"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 20000.0},
+        seed=6,
+    ),
+    "llama-rope-parameters": lambda folder: llama(
+        folder, rope={"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}, seed=7
+    ),
+    "llama-bpe": lambda folder: llama(
+        folder, tokenizer=byte_level(SMOLLM), settings=SETTINGS_BPE, seed=8
+    ),
+    "mistral": lambda folder: llama(
+        folder,
+        architectures=["MistralForCausalLM"],
+        model_type="mistral",
+        sliding_window=None,
+        seed=9,
+    ),
+    "gemma3": gemma3,
+}
