@@ -37,9 +37,7 @@ class LlamaModel:
         data = text.encode()
         size = len(data) + 8
         tokens = (ctypes.c_int32 * size)()
-        count = llama_cpp.llama_tokenize(
-            self.vocab, data, len(data), tokens, size, special, parse
-        )
+        count = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, size, special, parse)
         assert count >= 0
         return list(tokens[:count])
 

@@ -270,7 +270,11 @@ def llama(
         "mlp.up_proj": (feed_forward, hidden),
         "mlp.down_proj": (hidden, feed_forward),
     }
-    tensors = {"model.embed_tokens.weight": _matrix(rng, config["vocab_size"], hidden, 0.1 if tied else 1.0)}
+    tensors = {
+        "model.embed_tokens.weight": _matrix(
+            rng, config["vocab_size"], hidden, 0.1 if tied else 1.0
+        )
+    }
     for layer in range(2):
         at = f"model.layers.{layer}."
         for name, (out, width) in rows.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -71,7 +73,7 @@ def _as_json(details: ModelDetails, *, full: bool) -> dict[str, Any]:
             {"name": tensor.name, "type": tensor.type, "shape": list(tensor.shape)}
             for tensor in details.tensors
         ],
-        "metadata": {key: _plain(value, full) for key, value in details.metadata.items()},
+        "metadata": {key: _plain(value) for key, value in _values(details, full)},
         "chat_template": details.chat_template,
         "receipt": None,
         "memory": {
@@ -83,17 +85,45 @@ def _as_json(details: ModelDetails, *, full: bool) -> dict[str, Any]:
     }
 
 
-def _plain(value: object, full: bool) -> object:
+@dataclass(frozen=True, slots=True)
+class _LongArray:
+    """What is shown of an array that is too long to be shown whole."""
+
+    first: list[object]
+    length: int
+
+
+def _values(details: ModelDetails, full: bool) -> Iterator[tuple[str, object]]:
+    """Give the metadata, long arrays cut unless `full`.
+
+    Only what is shown is decoded: a vocabulary as Python strings is many times its bytes.
+    """
+    from edgellm_converters.checkpoints.gguf_values import Metadata
+
+    metadata = details.metadata
+    for key in metadata:
+        if isinstance(metadata, Metadata) and not full:
+            stored = metadata.stored(key)
+            if stored.type.element is not None and stored.length > LONGEST_ARRAY:
+                first = metadata.first(key, SHOWN_OF_ARRAY)
+                yield key, _LongArray(list(first) if isinstance(first, list) else [], stored.length)
+                continue
+        value = metadata[key]
+        if isinstance(value, list) and len(value) > LONGEST_ARRAY and not full:
+            value = _LongArray(value[:SHOWN_OF_ARRAY], len(value))
+        yield key, value
+
+
+def _plain(value: object) -> object:
     """Make a metadata value fit for JSON, which knows neither NaN nor infinity."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {str(key): _plain(inner, full) for key, inner in value.items()}
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, _LongArray):
+        return {"length": value.length, "first": [_plain(inner) for inner in value.first]}
     if isinstance(value, list):
-        if len(value) > LONGEST_ARRAY and not full:
-            first = [_plain(inner, full) for inner in value[:SHOWN_OF_ARRAY]]
-            return {"length": len(value), "first": first}
-        return [_plain(inner, full) for inner in value]
+        return [_plain(inner) for inner in value]
     return value
 
 
@@ -117,7 +147,7 @@ def _lines(details: ModelDetails, *, all_tensors: bool, full: bool) -> list[str]
     lines += ["", "metadata"]
     lines += [
         f"  {_line(key)} = {_line(_brief(value, full))}"
-        for key, value in details.metadata.items()
+        for key, value in _values(details, full)
         if key != "tokenizer.chat_template"
     ]
     lines += ["", f"tensors: {len(details.tensors)}"]
@@ -142,11 +172,11 @@ def _brief(value: object, full: bool) -> str:
         return f"{value:.6g}"
     if isinstance(value, str):
         return value if full or len(value) <= LONGEST_TEXT else f"{value[:LONGEST_TEXT]}..."
-    if isinstance(value, list):
-        short = full or len(value) <= LONGEST_ARRAY
-        shown = value if short else value[:SHOWN_OF_ARRAY]
+    if isinstance(value, _LongArray | list):
+        shown = value.first if isinstance(value, _LongArray) else value
         texts = [repr(v) if isinstance(v, str) else _brief(v, full) for v in shown]
-        return f"[{', '.join(texts)}{'' if short else f', ... {len(value)} in all'}]"
+        rest = f", ... {value.length} in all" if isinstance(value, _LongArray) else ""
+        return f"[{', '.join(texts)}{rest}]"
     return str(value)
 
 

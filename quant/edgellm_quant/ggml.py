@@ -60,7 +60,7 @@ _LIMITS: Mapping[str, float] = {
     **dict.fromkeys(_GRIDS, 1e8),
 }
 # For the same reason; importance is a mean square of activations, far below this.
-_MAX_IMPORTANCE = 1e18
+_MAX_IMPORTANCE = 1e15
 
 
 def default_threads() -> int:
@@ -97,7 +97,7 @@ def quantize_rows(
     Args:
         x: float32 (rows, columns), C-contiguous.
         fmt: what to encode to.
-        importance: float32 (columns,), from 0 to 1e18: how much an error in a column
+        importance: float32 (columns,), from 0 to 1e15: how much an error in a column
             matters; None weighs all columns as ggml does on its own.
         threads: how many cores to use; None for all.
 

@@ -30,7 +30,15 @@ TEXTS = [
 def random_texts(count: int = 60) -> list[str]:
     """Texts of pieces that tokenizers stumble over."""
     rng = random.Random(5)
-    pieces = [*" \n\tabcthe'-=0129é\u0300\u200c\u200bی😀", "  ", "    ", "<s>", "</s>", "<unk>", "the"]
+    pieces = [
+        *" \n\tabcthe'-=0129é\u0300\u200c\u200bی😀",
+        "  ",
+        "    ",
+        "<s>",
+        "</s>",
+        "<unk>",
+        "the",
+    ]
     pieces += ["<|im_start|>", "<|im_end|>", "'s", "'LL", "\r\n", "۱۲", "hand", "ing"]
     return ["".join(rng.choices(pieces, k=80)) for _ in range(count)]
 
@@ -80,7 +88,7 @@ def test_a_second_way_there_gives_the_same_file_again(
         for tensor in first.names:
             assert first.info(tensor).format == second.info(tensor).format
             assert np.array_equal(first.raw(tensor), second.raw(tensor))
-        named = {"general.name", "edgellm.source"}
+        named = {"general.name", "edgellm.source", "edgellm.tokenizer.layout"}
         for key in first.header.metadata.keys() - named:
             assert first.header.metadata[key] == second.header.metadata[key], key
             assert first.header.value_types[key] == second.header.value_types[key], key
@@ -113,9 +121,7 @@ def test_other_dtypes_keep_their_values(dtype: str, tmp_path: Path) -> None:
     assert config["torch_dtype"] == names[dtype]
 
 
-def test_shards_and_slabs_change_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shards_and_slabs_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgellm_converters import streams
 
     folder = tiny.llama(tmp_path / "hf")
@@ -162,7 +168,9 @@ def test_real_checkpoints_there_and_back(
     before, after = tiny.read_safetensors(folder), tiny.read_safetensors(tmp_path / "back")
     assert_same_tensors(before, after)
     assert_same_tokens(folder, tmp_path / "x.gguf", tmp_path / "back", real_texts)
-    words = [json.loads((f / "tokenizer.json").read_text())["model"] for f in (folder, tmp_path / "back")]
+    words = [
+        json.loads((f / "tokenizer.json").read_text())["model"] for f in (folder, tmp_path / "back")
+    ]
     assert words[0]["vocab"] == words[1]["vocab"]
     merges = [[m.split(" ") if isinstance(m, str) else m for m in w["merges"]] for w in words]
     assert merges[0] == merges[1]

@@ -44,8 +44,7 @@ class Terminal:
     def interrupt(self, text: str) -> None:
         """Press Ctrl-C at a prompt until the text comes.
 
-        Python misses a signal that comes between writing its prompt and waiting for keys; it takes
-        notice with the next key.
+        Python misses a signal that comes between writing its prompt and waiting for keys.
         """
         for _ in range(20):
             self.send(INTERRUPT)
@@ -132,10 +131,13 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal, endless):
     screen.expect(">>> ")
     screen.interrupt("(Ctrl-D or /bye leaves)")
     screen.expect(">>> ")
-    screen.send('"""\nhalf a message')
+    screen.send('"""\n')
     screen.expect("... ")
-    screen.interrupt(">>> ")
-    screen.send("\n/bye\n")
+    screen.send("half a message")
+    screen.expect("half a message")
+    screen.interrupt("(Ctrl-D or /bye leaves)")
+    screen.expect(">>> ")
+    screen.send("/bye\n")
     assert screen.wait() == 0
 
 
@@ -158,7 +160,9 @@ def test_ctrl_c_in_a_long_prompt(endless):
     process.stderr.close()
 
 
-def test_ctrl_c_ends_run_with_130_and_what_was_written(tmp_path, endless):
+@pytest.fixture
+def writing(endless):
+    """A `run` that has begun to write a text without an end."""
     process = subprocess.Popen(
         [*PROGRAM, "run", endless, "go", "--temp", "0", "-t", "1", "--ctx", "100000"],
         stdin=subprocess.DEVNULL,
@@ -166,25 +170,22 @@ def test_ctrl_c_ends_run_with_130_and_what_was_written(tmp_path, endless):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    assert process.stdout.read(7) == b"abcdefg"
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=SECONDS)
-    assert process.returncode == 130
+    with process:
+        assert process.stdout.read(1) == b"a"
+        yield process
+        process.kill()
+
+
+def test_ctrl_c_ends_run_with_130_and_a_newline(writing):
+    writing.send_signal(signal.SIGINT)
+    out, err = writing.communicate(timeout=SECONDS)
+    assert writing.returncode == 130
     assert out.endswith(b"\n")
-    assert out[:-1] in (b"abcdefg" * (len(out) // 7 + 1))
+    assert out[:-1] in b"abcdefg" * (len(out) // 7 + 2)
     assert err == b""
 
 
-def test_a_reader_that_goes_away_is_no_error(endless):
-    process = subprocess.Popen(
-        [*PROGRAM, "run", endless, "go", "--temp", "0", "-t", "1", "--ctx", "100000"],
-        stdin=subprocess.DEVNULL,
-        bufsize=0,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    process.stdout.read(7)
-    process.stdout.close()
-    assert process.wait(SECONDS) == 1
-    assert process.stderr.read() == b""
-    process.stderr.close()
+def test_a_reader_that_goes_away_is_no_error(writing):
+    writing.stdout.close()
+    assert writing.wait(SECONDS) == 1
+    assert writing.stderr.read() == b""

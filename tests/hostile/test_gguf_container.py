@@ -154,6 +154,12 @@ def test_well_formed_file_is_read(tmp_path: Path) -> None:
     assert header.metadata["x.numbers"] == [1, -2, 3]
     assert header.metadata["x.flags"] == [False, True]
     assert header.metadata["x.words"] == ["", "a", "سلام", "long " * 40]
+    assert header.metadata.first("x.words", 3) == ["", "a", "سلام"]
+    assert header.metadata.first("x.flags", 1) == [False]
+    assert header.metadata.first("x.numbers", 9) == [1, -2, 3]
+    assert header.metadata.first("general.architecture", 1) == "llama"
+    assert header.metadata.stored("x.words").length == 4
+    assert header.metadata.byte_strings("x.words")[2:] == ["سلام".encode(), b"long " * 40]
     assert header.metadata[f"x.of_type_{g.F64}"] == 1.0
     assert header.metadata[f"x.of_type_{g.BOOL}"] is True
     assert header.value_types["x.words"] == (ValueType.ARRAY, ValueType.STRING)

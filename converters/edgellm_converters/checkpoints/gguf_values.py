@@ -150,6 +150,18 @@ class Metadata(Mapping[str, Value]):
             strings.append(data[start:position])
         return strings
 
+    def first(self, key: str, count: int) -> Value:
+        """Decode a scalar, or at most the first `count` elements of an array.
+
+        `stored(key).length` is the number of all of them.
+        """
+        kind, length, start, _, _ = value = self._stored[key]
+        if kind.element is None or length <= count:
+            return self[key]
+        if kind.element == ValueType.STRING:
+            return self._strings(value, count)
+        return self._numbers(kind.element, start, count)
+
     def _decode(self, key: str) -> Value:
         value = self._stored[key]
         kind, element = value.type
@@ -159,7 +171,19 @@ class Metadata(Mapping[str, Value]):
             (number,) = struct.unpack_from("<" + CODES[kind], self._data, value.start)
             return bool(number) if kind == ValueType.BOOL else number
         if element == ValueType.STRING:
-            return [string.decode() for string in self.byte_strings(key)]
+            return self._strings(value, value.length)
         assert element is not None
-        numbers = struct.unpack_from(f"<{value.length}{CODES[element]}", self._data, value.start)
+        return self._numbers(element, value.start, value.length)
+
+    def _numbers(self, element: ValueType, start: int, count: int) -> Value:
+        numbers = struct.unpack_from(f"<{count}{CODES[element]}", self._data, start)
         return [bool(n) for n in numbers] if element == ValueType.BOOL else list(numbers)
+
+    def _strings(self, value: StoredValue, count: int) -> list[str]:
+        data, unpack, position = self._data, struct.Struct("<Q").unpack_from, value.start
+        strings = []
+        for _ in range(count):
+            start = position + 8
+            position = start + unpack(data, position)[0]
+            strings.append(data[start:position].decode())
+        return strings

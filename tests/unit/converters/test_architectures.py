@@ -1,0 +1,123 @@
+"""Both forms of a configuration, and tensors that one side has and the other computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgellm_converters.architectures import ARCHITECTURES, by_gguf_name, by_hf_name
+from edgellm_converters.architectures.rope import RopeScaling, factors, from_factors, read_rope
+from edgellm_converters.architectures.values import Values
+from edgellm_converters.errors import ConfigError, IncompletePlanError, UnsupportedError
+from edgellm_converters.plan import make_plan
+
+HERE = Path("config.json")
+BASE: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 4,
+    "vocab_size": 300,
+    "max_position_embeddings": 128,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def values(**changes: Any) -> Values:
+    return Values(HERE, BASE | changes)
+
+
+def test_names_are_unique_and_found() -> None:
+    names = [name for each in ARCHITECTURES for name in each.hf_names]
+    assert len(set(names)) == len(names)
+    for each in ARCHITECTURES:
+        assert by_gguf_name(HERE, each.name) is each
+        assert all(by_hf_name(HERE, name) is each for name in each.hf_names)
+    with pytest.raises(UnsupportedError) as caught:
+        by_hf_name(HERE, "NoSuchForCausalLM")
+    assert "LlamaForCausalLM" in str(caught.value.hint)
+
+
+def test_rope_is_read_in_the_forms_of_transformers_4_and_5() -> None:
+    old = values(rope_theta=5e5, rope_scaling=LLAMA3)
+    new = values(rope_parameters=LLAMA3 | {"rope_theta": 5e5})
+    assert read_rope(old, 1e4) == read_rope(new, 1e4)
+    assert read_rope(old, 1e4) == (5e5, RopeScaling("llama3", 32.0, 8192, 1.0, 4.0))
+    plain = values(rope_parameters={"rope_type": "default", "rope_theta": 7.0})
+    assert read_rope(plain, 1e4) == (7.0, None)
+    assert read_rope(values(), 1e4) == (1e4, None)
+    assert read_rope(values(rope_scaling=None), 1e4) == (1e4, None)
+
+
+def test_llama_3_factors_lie_where_its_paper_code_puts_them() -> None:
+    scaling = RopeScaling("llama3", 32.0, 8192, 1.0, 4.0)
+    found = factors(scaling, 5e5, 64)
+    # Wavelengths 2 pi theta^(2i/d): below 8192/4 unchanged, above 8192 divided by 32.
+    wavelengths = 2 * np.pi * 5e5 ** (np.arange(32) / 32)
+    assert (found[wavelengths < 2048] == 1).all()
+    assert (found[wavelengths > 8192] == 32).all()
+    between = found[(wavelengths > 2048) & (wavelengths < 8192)]
+    assert ((between > 1) & (between < 32)).all()
+    assert from_factors(found, 5e5, 64) == scaling
+    assert from_factors(found + 0.5, 5e5, 64) is None
+
+
+def test_gemma_reads_both_forms_of_its_layers_and_thetas() -> None:
+    gemma = by_gguf_name(HERE, "gemma3")
+    kinds = ["sliding_attention"] * 5 + ["full_attention"]
+    old = values(head_dim=16, sliding_window=512, sliding_window_pattern=6)
+    new = values(
+        head_dim=16,
+        sliding_window=512,
+        layer_types=kinds * 2,
+        rope_parameters={
+            "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    )
+    first, second = gemma.from_config(old, []), gemma.from_config(new, [])
+    assert first == second
+    assert (first.sliding_pattern, first.rope_theta, first.rope_theta_local) == (6, 1e6, 1e4)
+    with pytest.raises(UnsupportedError, match="layer_types"):
+        gemma.from_config(values(head_dim=16, layer_types=(kinds * 2)[1:] + kinds[:1]), [])
+    with pytest.raises(UnsupportedError, match="query_pre_attn_scalar"):
+        gemma.from_config(values(head_dim=16, query_pre_attn_scalar=17), [])
+
+
+def test_metadata_gives_the_measures_back() -> None:
+    for architecture in ARCHITECTURES:
+        decoder = architecture.from_config(values(head_dim=16, rms_norm_eps=1e-5), [])
+        keys = {key: value for key, (_, value) in architecture.metadata(decoder).items()}
+        shapes = {rule.gguf: rule.shape for rule in architecture.rules(decoder)}
+        stored = Values(HERE, keys).under(f"{architecture.name}.")
+        assert architecture.from_metadata(stored, shapes) == decoder
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "num_attention_heads", "vocab_size"])
+@pytest.mark.parametrize("wrong", [0, -1, 2**31, 1.5, "8", True, None, []])
+def test_sizes_are_typed_and_bounded(key: str, wrong: object) -> None:
+    with pytest.raises(ConfigError, match=key):
+        by_gguf_name(HERE, "llama").from_config(values(**{key: wrong}), [])
+
+
+def test_a_plan_is_complete_both_ways() -> None:
+    llama = by_gguf_name(HERE, "llama")
+    rules = llama.rules(llama.from_config(values(num_hidden_layers=1), []))
+    shapes = {rule.hf: rule.shape for rule in rules}
+    assert len(make_plan(HERE, rules, shapes, to_gguf=True)) == len(rules)
+    with pytest.raises(IncompletePlanError, match=r"2 tensors are missing: .*, lm_head"):
+        less = {k: v for k, v in shapes.items() if k not in ("model.norm.weight", "lm_head.weight")}
+        make_plan(HERE, rules, less, to_gguf=True)
+    more = shapes | {"model.layers.0.rotary_emb.inv_freq": (8,)}
+    with pytest.raises(IncompletePlanError, match=r"1 tensor has no place .*inv_freq"):
+        make_plan(HERE, rules, more, to_gguf=True)
+    assert len(make_plan(HERE, rules, more, to_gguf=True, unused=["inv_freq"])) == len(rules)
