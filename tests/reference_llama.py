@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+
 import tiny
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def train(symbols: list[str], count: int) -> list[tuple[str, str]]:
     merges = []
     for _ in range(count):
         pairs: dict[tuple[str, str], int] = {}
-        for pair in zip(symbols, symbols[1:], strict=False):
+        for pair in pairwise(symbols):
             if SPACE not in pair[1] and "Ġ" not in pair[1]:  # a word ends before the next space
                 pairs[pair] = pairs.get(pair, 0) + 1
         if not pairs:

@@ -6,13 +6,13 @@ import hashlib
 import json
 from pathlib import Path
 
-import edgellm
 import pytest
-import tiny
-from llama_model import opened
 
+import edgellm
+import tiny
 from edgellm.cli.main import run
 from edgellm.errors import NotFoundError, UsageError
+from llama_model import opened
 
 
 @pytest.fixture

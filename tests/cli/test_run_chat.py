@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tinygguf import PERSIAN, write_tiny
 
 from edgellm.cli.main import run as edgellm
 from edgellm.generate.saved import session_names
+from tinygguf import PERSIAN, write_tiny
 
 ANSWER = "Hi " + PERSIAN
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from wheels import PAYLOAD, catalogue_model, write_wheels
 
 from edgellm.cli.main import run
 from edgellm.models import DEFAULT_MODEL, store
 from edgellm.models.catalogue import CATALOGUE
+from wheels import PAYLOAD, catalogue_model, write_wheels
 
 
 def write_model(path: Path, *, name: str = "Mine", file_type: int | None = None) -> None:

@@ -8,10 +8,10 @@ import threading
 import time
 
 import pytest
-from tinygguf import BOS, END, PERSIAN, START, TEMPLATE, WIDTH, byte_token, write_tiny
 
 from edgellm.backends.base import BACKENDS, CancelledError, LoadOptions, Sampling, get_backend
 from edgellm.errors import BackendError, UsageError
+from tinygguf import BOS, END, PERSIAN, START, TEMPLATE, WIDTH, byte_token, write_tiny
 
 GREEDY = Sampling(temperature=0)
 OPTIONS = LoadOptions(threads=1)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
 
+import tiny
 from edgellm_converters import errors
 from edgellm_converters.pipeline import convert
 from edgellm_converters.writers.atomic import atomic_file, atomic_folder, require_space

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
-from llama_model import opened
-from reference_llama import Reference
 from tokenizers import Tokenizer
 
+import tiny
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
 from edgellm_converters.pipeline import convert
+from llama_model import opened
+from reference_llama import Reference
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "transformers.json").read_text())
 TEXTS = [
@@ -148,10 +148,10 @@ def test_shards_and_slabs_change_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 def real_texts(shared: Path) -> list[str]:
     """Pieces of all the texts, Persian among them: about 300 kB."""
     found = []
-    for file in [*sorted((shared / "text" / "calibration").glob("*.utf8"))]:
+    for file in sorted((shared / "text" / "calibration").glob("*.utf8")):
         text = file.read_text(encoding="utf-8", errors="replace")
-        for start in (0, len(text) // 2, len(text) - 15000):
-            found.append(text[start : start + 15000])
+        starts = (0, len(text) // 2, len(text) - 15000)
+        found.extend(text[start : start + 15000] for start in starts)
     data = json.loads((shared / "fa" / "pquad_validation.json").read_text(encoding="utf-8"))
     persian = [p["context"] for article in data["data"] for p in article["paragraphs"]]
     found.append("\n".join(persian)[:60000])

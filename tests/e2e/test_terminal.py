@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+
 from tinygguf import PERSIAN, write_tiny
 
 pty = pytest.importorskip("pty", reason="needs a system with pseudo-terminals")

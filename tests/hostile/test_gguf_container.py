@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hostile import ggufbytes as g
 
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint, ValueType, read_header
 from edgellm_converters.errors import CorruptFileError, SourceNotFoundError, UnsupportedError
+from hostile import ggufbytes as g
 
 HUGE = (1 << 64) - 1
 

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostile import ggufbytes as g
 
 from edgellm.models.check_vocabulary import MAX_TOKENS
 from edgellm_converters.checkpoints import gguf_header
+from hostile import ggufbytes as g
 
 LIMIT_BYTES = 200_000_000
 CHILD = """

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hostile import ggufbytes as g
 
 from edgellm.models.check import check_model_file, inspect_model_file
 from edgellm_converters.errors import CorruptFileError, UnsupportedError
+from hostile import ggufbytes as g
 
 MODEL = g.model()
 BPE = g.model(g.bpe_vocabulary())

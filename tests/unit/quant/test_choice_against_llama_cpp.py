@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
-from llama_types import TypeOracle
 
 from edgellm_quant.errors import ShapeError
 from edgellm_quant.facts import ModelFacts, TensorFacts, is_quantizable, layer_of
 from edgellm_quant.formats import BY_TYPE
 from edgellm_quant.recipes import RECIPES, choose_types
+from llama_types import TypeOracle
 
 DENSE_PARTS = (
     "attn_norm",
