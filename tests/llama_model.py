@@ -69,7 +69,7 @@ class LlamaModel:
     def _context(self, size: int) -> Iterator[Any]:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = max(64, size)
-        params.n_threads = params.n_threads_batch = 2
+        params.n_threads = params.n_threads_batch = 1
         # Plain float32 throughout: what a reference computes.
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.type_k = params.type_v = llama_cpp.GGML_TYPE_F32

@@ -47,9 +47,9 @@ def command(words: tuple[str, ...], raw: bool, as_json: bool, **values: Any) -> 
     edgellm run "Summarise this text:" < report.txt
     edgellm run -m mine.gguf --json "hello"
 
-    What is piped in is appended to the prompt. A single word is taken for a MODEL if it is a name
-    in the store or looks like a path (it has a `/` or ends in .gguf); otherwise it is the prompt
-    for the default model. `-m` and `-p` leave nothing to guess.
+    What is piped in is appended to the prompt. A single argument is taken for a MODEL if it is a
+    name in the store (or nearly one), ends in .gguf or begins as a path does; otherwise it is the
+    prompt for the default model. `-m` and `-p` leave nothing to guess.
 
     A model without a chat template continues the prompt as it stands.
     """

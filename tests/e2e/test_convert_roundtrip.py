@@ -141,6 +141,34 @@ def test_shards_and_slabs_change_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert convert(folder, tmp_path / "shards.gguf", recipe="Q8_0").sha256 == whole
 
 
+@pytest.mark.parametrize("recipe", ["Q8_0", "Q4_K_M", "Q5_0"])
+def test_a_quantized_file_is_the_one_of_llama_cpp(recipe: str, tmp_path: Path) -> None:
+    import ctypes
+
+    import llama_cpp
+
+    from edgellm_quant.recipes import get_recipe
+
+    folder = tiny.llama(tmp_path / "hf", hidden=256, feed_forward=288)
+    convert(folder, tmp_path / "f32.gguf", dtype="f32")
+    ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
+    convert(tmp_path / "f32.gguf", ours, recipe=recipe)
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.nthread = get_recipe(recipe).file_type, 2
+    source = str(tmp_path / "f32.gguf").encode()
+    assert llama_cpp.llama_model_quantize(source, str(theirs).encode(), ctypes.byref(params)) == 0
+    with GGUFCheckpoint(ours) as first, GGUFCheckpoint(theirs) as second:
+        assert sorted(first.names) == sorted(second.names)
+        for name in first.names:
+            assert first.info(name).format == second.info(name).format, name
+            assert first.raw(name).tobytes() == second.raw(name).tobytes(), name
+        ours_only = {"edgellm.quantization", "edgellm.source"}
+        keys = first.header.metadata.keys() | second.header.metadata.keys()
+        for key in keys - ours_only:
+            assert first.header.metadata[key] == second.header.metadata[key], key
+            assert first.header.value_types[key] == second.header.value_types[key], key
+
+
 # -- real models ----------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ pytestmark = [
 if importlib.util.find_spec("transformers") is None:
     pytest.skip("needs transformers and torch", allow_module_level=True)
 
-import derive  # noqa: E402  beside this file
+from oracle import derive  # noqa: E402
 
 
 @pytest.mark.parametrize("name", tiny.MODELS)
