@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from common import arguments, default_model, interleave, paired_ratio, report, stories15m
@@ -51,8 +52,8 @@ def measure(title: str, source: Path, scratch: Path, rounds: int, *, as_json: bo
         our_file, their_file = scratch / "ours.gguf", scratch / "theirs.gguf"
         times = interleave(
             {
-                "ours": lambda name=type_name, out=our_file: ours(source, out, name, threads),
-                "theirs": lambda name=type_name, out=their_file: theirs(source, out, name, threads),
+                "ours": partial(ours, source, our_file, type_name, threads),
+                "theirs": partial(theirs, source, their_file, type_name, threads),
             },
             rounds,
         )

@@ -9,14 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgellm.api.chat import chat, load
     from edgellm.api.convert import convert
     from edgellm.api.quantize import quantize
+    from edgellm.backends.base import Sampling
+    from edgellm.generate.template import Message
 
-__all__ = ["convert", "quantize"]
+__all__ = ["Message", "Sampling", "chat", "convert", "load", "quantize"]
 
 # public name -> the module that holds it
 _EXPORTS = {
+    "Message": "edgellm.generate.template",
+    "Sampling": "edgellm.backends.base",
+    "chat": "edgellm.api.chat",
     "convert": "edgellm.api.convert",
+    "load": "edgellm.api.chat",
     "quantize": "edgellm.api.quantize",
 }
 
