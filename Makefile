@@ -6,18 +6,19 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 SETUP = $(PYTHON) tools/setup.py --venv $(VENV)
-MODEL = smollm2-135m-instruct
 BENCHMARKS = generation startup conversion quantization
 
 # A prompt reaches the model as it was typed, dollar signs and quotes too: it goes through the
 # environment, where neither make nor the shell reads it. Only the command line counts, because
 # some shells keep a PROMPT of their own in the environment.
+CHAT_PROMPT :=
+CHAT_MODEL :=
 ifeq ($(origin PROMPT),command line)
 CHAT_PROMPT := $(value PROMPT)
-else
-CHAT_PROMPT :=
 endif
+ifeq ($(origin MODEL),command line)
 CHAT_MODEL := $(value MODEL)
+endif
 export CHAT_PROMPT CHAT_MODEL
 
 .PHONY: help chat setup test test-oracle lint format bench docs clean
@@ -27,8 +28,9 @@ help: ## this list
 
 chat: ## talk to the default model; PROMPT="..." asks once, MODEL=... takes another model
 	@$(SETUP)
-	@if [ -n "$$CHAT_PROMPT" ]; then exec $(BIN)/edgellm run -- "$$CHAT_MODEL" "$$CHAT_PROMPT"; \
-	else exec $(BIN)/edgellm chat -- "$$CHAT_MODEL"; fi
+	@set --; if [ -n "$$CHAT_MODEL" ]; then set -- --model="$$CHAT_MODEL"; fi; \
+	if [ -n "$$CHAT_PROMPT" ]; then exec $(BIN)/edgellm run "$$@" --prompt="$$CHAT_PROMPT"; \
+	else exec $(BIN)/edgellm chat "$$@"; fi
 
 setup: ## .venv with edgellm, what its development needs, and the default model
 	@$(SETUP) --extras dev

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from edgellm.models import DEFAULT_MODEL
-
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
@@ -50,18 +48,18 @@ def make(*arguments: str, **environment: str) -> str:
 )
 def test_a_prompt_arrives_as_it_was_typed(fake_bin: Path, prompt: str) -> None:
     out = make("chat", "SETUP=true", f"BIN={fake_bin}", f"PROMPT={prompt}")
-    assert out == f"<run><--><{DEFAULT_MODEL}><{prompt}>"
+    assert out == f"<run><--prompt={prompt}>"
 
 
 def test_without_a_prompt_it_is_a_conversation(fake_bin: Path) -> None:
-    assert make("chat", "SETUP=true", f"BIN={fake_bin}") == f"<chat><--><{DEFAULT_MODEL}>"
+    assert make("chat", "SETUP=true", f"BIN={fake_bin}") == "<chat>"
     out = make("chat", "SETUP=true", f"BIN={fake_bin}", "MODEL=./my model.gguf")
-    assert out == "<chat><--><./my model.gguf>"
+    assert out == "<chat><--model=./my model.gguf>"
 
 
 def test_a_prompt_of_the_shell_is_not_ours(fake_bin: Path) -> None:
     out = make("chat", "SETUP=true", f"BIN={fake_bin}", PROMPT="%n@%m", MODEL="laptop")
-    assert out == f"<chat><--><{DEFAULT_MODEL}>"
+    assert out == "<chat>"
 
 
 def test_a_set_up_that_fails_starts_nothing(fake_bin: Path) -> None:
