@@ -10,6 +10,7 @@ from edgellm.errors import SettingsError
 
 __all__ = ["VARIABLES", "cache_dir", "check_environment", "home_dir"]
 
+PREFIX = "EDGELLM_"
 # The variables that belong to no single option; the others come from the options themselves.
 VARIABLES: dict[str, str] = {
     "EDGELLM_HOME": "folder of the model store and of saved conversations",
@@ -20,9 +21,9 @@ VARIABLES: dict[str, str] = {
 
 def home_dir() -> Path:
     """Give the folder of the store: EDGELLM_HOME, or the platform's data folder."""
-    given = os.environ.get("EDGELLM_HOME")
+    given = _folder("EDGELLM_HOME")
     if given:
-        return Path(given).expanduser()
+        return given
     import platformdirs
 
     return Path(platformdirs.user_data_dir("edgellm", appauthor=False))
@@ -30,12 +31,20 @@ def home_dir() -> Path:
 
 def cache_dir() -> Path:
     """Give the folder of what can be made again: EDGELLM_CACHE, or the platform's cache folder."""
-    given = os.environ.get("EDGELLM_CACHE")
+    given = _folder("EDGELLM_CACHE")
     if given:
-        return Path(given).expanduser()
+        return given
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("edgellm", appauthor=False))
+
+
+def _folder(variable: str) -> Path | None:
+    given = os.environ.get(variable)
+    try:
+        return Path(given).expanduser() if given else None
+    except RuntimeError as error:  # ~name of a person who has no home here
+        raise SettingsError(f"{variable} is {given}, and there is no such home folder") from error
 
 
 def check_environment(option_variables: Callable[[], set[str]]) -> None:
@@ -47,7 +56,7 @@ def check_environment(option_variables: Callable[[], set[str]]) -> None:
     Raises:
         SettingsError: a variable is set that nothing reads.
     """
-    unknown = {name for name in os.environ if name.startswith("EDGELLM_")} - VARIABLES.keys()
+    unknown = {name for name in os.environ if name.startswith(PREFIX)} - VARIABLES.keys()
     if not unknown:
         return
     known = option_variables() | VARIABLES.keys()
@@ -56,6 +65,8 @@ def check_environment(option_variables: Callable[[], set[str]]) -> None:
         import difflib
 
         name = sorted(unknown)[0]
-        near = difflib.get_close_matches(name, sorted(known), n=1)
-        hint = f"did you mean {near[0]}?" if near else "see the variables in `edgellm --help`"
+        # without what they all begin with, which would make everything alike
+        words = [variable.removeprefix(PREFIX) for variable in sorted(known)]
+        near = difflib.get_close_matches(name.removeprefix(PREFIX), words, n=1)
+        hint = f"did you mean {PREFIX}{near[0]}?" if near else "`edgellm COMMAND --help` names them"
         raise SettingsError(f"{name} is set, but no such variable exists", hint=hint)

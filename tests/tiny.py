@@ -364,6 +364,16 @@ LLAMA3_ROPE = {
     },
 }
 
+YARN_ROPE = {
+    "rope_theta": 10000.0,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 32,
+        "attention_factor": 1.3,
+    },
+}
+
 # name -> what writes that checkpoint into a folder; golden files go by these names.
 MODELS: dict[str, Callable[[Path], Path]] = {
     "llama": llama,
@@ -375,6 +385,7 @@ MODELS: dict[str, Callable[[Path], Path]] = {
         rope={"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 20000.0},
         seed=6,
     ),
+    "llama-yarn-rope": lambda folder: llama(folder, rope=YARN_ROPE, seed=10),
     "llama-rope-parameters": lambda folder: llama(
         folder, rope={"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}, seed=7
     ),

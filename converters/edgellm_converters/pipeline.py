@@ -29,7 +29,7 @@ from edgellm_converters.writers.huggingface import (
 )
 from edgellm_quant.formats import FORMATS
 
-__all__ = ["DTYPES", "ConversionResult", "Fallback", "Progress", "convert"]
+__all__ = ["DTYPES", "ConversionResult", "Fallback", "Progress", "convert", "target_kind"]
 
 DTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
 
@@ -55,8 +55,8 @@ class ConversionResult:
     """What was written.
 
     `bytes` and `sha256` are those of the file; of a folder, the sum of its files and the digest of
-    what `sha256sum *` prints in it. `types` counts tensors by format. `notes` are sentences on what
-    the target cannot say.
+    what `sha256sum *` prints in it. `bits_per_weight` is 0 where there are no weights. `types`
+    counts tensors by format. `notes` are sentences on what the target cannot say.
     """
 
     source: Path
@@ -104,7 +104,7 @@ def convert(
         QuantError: a recipe that is unknown or needs importance, or values it cannot hold.
     """
     started = time.monotonic()
-    to = to or ("gguf" if target.suffix.lower() == ".gguf" else "hf")
+    to = target_kind(target, to)
     if to not in ("gguf", "hf"):
         raise ConvertersError(f"{to!r} is no target format", hint="known are: gguf, hf")
     if dtype not in DTYPES:
@@ -112,7 +112,7 @@ def convert(
     if to == "hf" and (recipe is not None or dtype == "q8_0"):
         raise ConvertersError(
             "a Hugging Face folder holds no quantized tensors",
-            hint="choose --dtype f32, f16 or bf16, or write GGUF",
+            hint="choose f32, f16 or bf16, or write GGUF",
         )
     if not source.exists():
         raise SourceNotFoundError(f"{source}: there is no such file or folder")
@@ -122,6 +122,11 @@ def convert(
             return _to_folder(opened, target, dtype, force, threads, progress, started)
         name = recipe if recipe is not None else ("Q8_0" if dtype == "q8_0" else None)
         return _to_gguf(opened, target, dtype, name, requantize, force, threads, progress, started)
+
+
+def target_kind(target: Path, to: str | None) -> str:
+    """Give what is asked for, else what the target's name says: "gguf" or "hf"."""
+    return to or ("gguf" if target.suffix.lower() == ".gguf" else "hf")
 
 
 def _to_gguf(
@@ -171,7 +176,7 @@ def _to_gguf(
         architecture=plan.architecture,
         tensors=len(everything),
         parameters=parameters,
-        bits_per_weight=8 * written / max(1, parameters),
+        bits_per_weight=8 * written / parameters if parameters else 0.0,
         types=_count([spec.format.name for spec in everything]),
         recipe=choice.recipe,
         fallbacks=tuple(
@@ -226,7 +231,7 @@ def _to_folder(
         architecture=plan.architecture,
         tensors=len(specs),
         parameters=parameters,
-        bits_per_weight=8 * total / max(1, parameters),
+        bits_per_weight=8 * total / parameters if parameters else 0.0,
         types=_count([spec.dtype for spec in specs]),
         recipe=None,
         fallbacks=(),

@@ -17,14 +17,19 @@ from edgellm_converters.architectures.rope import from_factors
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
 from edgellm_converters.checkpoints.safetensors import SafetensorsCheckpoint
-from edgellm_converters.errors import ConfigError, SourceNotFoundError, UnsupportedError
+from edgellm_converters.errors import (
+    ConfigError,
+    CorruptFileError,
+    SourceNotFoundError,
+    UnsupportedError,
+)
 from edgellm_converters.jsonfile import read_object
 from edgellm_converters.plan import Step, make_plan
-from edgellm_converters.streams import GGUFTensors, HuggingFaceTensors, Tensors
+from edgellm_converters.streams import SLAB_VALUES, GGUFTensors, HuggingFaceTensors, Tensors
 from edgellm_converters.targets import Choice
 from edgellm_converters.tokenizers.huggingface import read_vocabulary
 from edgellm_converters.tokenizers.metadata import vocabulary_from_metadata, vocabulary_keys
-from edgellm_converters.tokenizers.rebuild import tokenizer_config, tokenizer_json
+from edgellm_converters.tokenizers.rebuild import end_ids, tokenizer_config, tokenizer_json
 from edgellm_converters.writers.gguf import ARCHITECTURE, Entries, pack, repack
 from edgellm_quant.recipes import ModelFacts
 
@@ -32,6 +37,8 @@ __all__ = ["GGUFSource", "HuggingFaceSource", "Plan", "Source", "open_source"]
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 ROPE_FREQS = "rope_freqs.weight"
+MAX_NAME = 64  # of an architecture, in characters
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 # Keys that belong to the source's own file, not to the model.
@@ -139,9 +146,27 @@ class HuggingFaceSource:
         )
         for step in steps:
             self.tensors.format(step.source)
+        if decoder.tied and HEAD in self.tensors.shapes:
+            self._check_tied()
         facts = ModelFacts(architecture.name, decoder.layers, decoder.heads, decoder.heads_kv)
         generated = architecture.generated(decoder)
         return Plan(architecture.name, steps, facts, True, generated, self._notes)
+
+    def _check_tied(self) -> None:
+        """Refuse an output matrix that would be left out though it is not the embedding's copy."""
+        of = self.tensors
+        rows, columns = of.shapes[EMBEDDING]
+        same = of.shapes[HEAD] == (rows, columns) and of.format(HEAD) == of.format(EMBEDDING)
+        slab = max(1, SLAB_VALUES // columns)
+        for start in range(0, rows if same else 0, slab):
+            part = (start, min(start + slab, rows))
+            same = same and np.array_equal(of.rows(HEAD, *part), of.rows(EMBEDDING, *part))
+        if not same:
+            raise ConfigError(
+                f"{self.path}: tie_word_embeddings is true, but {HEAD} is not {EMBEDDING}",
+                hint='if the output matrix is one of its own, set "tie_word_embeddings": false in '
+                "config.json",
+            )
 
     def entries(self, plan: Plan, choice: Choice) -> Entries:
         """Give general keys, the architecture's and the tokenizer's."""
@@ -187,7 +212,7 @@ class GGUFSource:
 
     def plan_gguf(self) -> Plan:
         """Plan to copy every tensor, whatever the architecture is."""
-        name = self._metadata.text(ARCHITECTURE)
+        name = self._name()
         steps = [Step(tensor, tensor, shape) for tensor, shape in self.tensors.shapes.items()]
         keys = self._metadata.under(f"{name}.")
         heads = _first(keys, "attention.head_count", 0)
@@ -219,7 +244,7 @@ class GGUFSource:
 
     def plan_folder(self) -> Plan:
         """Plan a folder by the architecture's rules."""
-        name = self._metadata.text(ARCHITECTURE)
+        name = self._name()
         architecture = by_gguf_name(self.path, name)
         decoder = self._decoder(architecture)
         generated = architecture.generated(decoder)
@@ -233,6 +258,14 @@ class GGUFSource:
         facts = ModelFacts(name, decoder.layers, decoder.heads, decoder.heads_kv)
         return Plan(name, steps, facts, False)
 
+    def _name(self) -> str:
+        if ARCHITECTURE not in self._metadata:
+            raise CorruptFileError(self.path, f"there is no {ARCHITECTURE}")
+        name = self._metadata.raw(ARCHITECTURE)
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
+            raise CorruptFileError(self.path, f"{ARCHITECTURE} is not a short name")
+        return name
+
     def _decoder(self, architecture: Architecture) -> Decoder:
         keys = self._metadata.under(f"{architecture.name}.")
         decoder = architecture.from_metadata(keys, self.tensors.shapes)
@@ -242,6 +275,10 @@ class GGUFSource:
             raise ConfigError(f"{self.path}: {ROPE_FREQS} is not of type F32")
         if self.tensors.shapes[ROPE_FREQS] != (decoder.head_dim // 2,):
             raise ConfigError(f"{self.path}: {ROPE_FREQS} is no vector of {decoder.head_dim // 2}")
+        if decoder.scaling is not None:
+            raise UnsupportedError(
+                f"{self.path}: {ROPE_FREQS} beside a rope scaling of type {decoder.scaling.kind}"
+            )
         values = self.tensors.rows(ROPE_FREQS, 0, 1).view(np.float32)[0]
         scaling = from_factors(values, decoder.rope_theta, decoder.head_dim)
         if scaling is None:
@@ -263,6 +300,7 @@ class GGUFSource:
         config = architecture.config(decoder)
         for role in ("bos", "eos", "pad"):
             config[f"{role}_token_id"] = vocabulary.special.get(role)
+        ends = end_ids(vocabulary)
         # transformers 4 reads "torch_dtype", transformers 5 either.
         config["torch_dtype"] = DTYPE_NAMES[dtypes[0]]
         config["_name_or_path"] = self._metadata.text("general.name", self.path.stem)
@@ -271,6 +309,9 @@ class GGUFSource:
             "tokenizer.json": tokenizer_json(self.path, vocabulary),
             "tokenizer_config.json": tokenizer_config(vocabulary, decoder.context),
         }
+        if len(ends) > 1:
+            ids = {key: config[key] for key in ("bos_token_id", "pad_token_id")}
+            files["generation_config.json"] = ids | {"eos_token_id": ends}
         return files
 
 

@@ -45,22 +45,28 @@ def convert(
         NotFoundError: there is no such source.
         ConvertersError, QuantError: see their subclasses.
     """
-    from edgellm_converters.pipeline import DTYPES
+    from edgellm_converters.pipeline import DTYPES, target_kind
     from edgellm_converters.pipeline import convert as run
 
     recipe = pick_recipe(bits, type) if bits is not None or type is not None else None
+    dtype = dtype.lower()
     if recipe is not None and dtype != "auto":
         raise UsageError(f"dtype {dtype} and a quantization type exclude each other")
-    if dtype.lower() not in DTYPES:
+    if dtype not in DTYPES:
         raise UsageError(f"{dtype!r} is no dtype", hint=f"known are: {', '.join(DTYPES)}")
     if to not in (None, "gguf", "hf"):
         raise UsageError(f"{to!r} is no target format", hint="known are: gguf, hf")
+    if target_kind(Path(output), to) == "hf" and (recipe or dtype == "q8_0"):
+        raise UsageError(
+            "a Hugging Face folder holds no quantized tensors",
+            hint="choose f32, f16 or bf16, or write GGUF: -o NAME.gguf",
+        )
     check_threads(threads)
     return run(
         source_path(source),
         Path(output),
         to=to,
-        dtype=dtype.lower(),
+        dtype=dtype,
         recipe=recipe,
         requantize=requantize,
         force=force,

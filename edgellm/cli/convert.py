@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,9 +16,32 @@ from edgellm.cli.sizes import human_bytes, human_count
 if TYPE_CHECKING:
     from edgellm_converters.pipeline import ConversionResult
 
-__all__ = ["command", "show"]
+__all__ = ["command", "quantization_options", "show"]
 
 SHOWN_FALLBACKS = 3
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def quantization_options(function: F) -> F:
+    """Add what `convert` and `quantize` share: the type, what may be replaced, threads, --json."""
+    for decorate in (
+        json_option,
+        option("--threads", type=click.IntRange(1), help="Cores to use.  [default: all]"),
+        option("--force", is_flag=True, help="Replace the output if it exists."),
+        option("--requantize", is_flag=True, help="Quantize a source that is quantized already."),
+        option(
+            "--type",
+            "type_name",
+            envvar="EDGELLM_TYPE",
+            metavar="NAME",
+            help="Quantize to this type, such as Q4_K_M or IQ4_XS.",
+        ),
+        option(
+            "--bits", type=click.IntRange(2, 8), help="Quantize to about so many bits a weight."
+        ),
+    ):
+        function = decorate(function)
+    return function
 
 
 @click.command("convert")
@@ -42,12 +66,7 @@ SHOWN_FALLBACKS = 3
     show_default=True,
     help="How to store the weights; auto keeps them as they are.",
 )
-@option("--bits", type=click.IntRange(2, 8), help="Quantize to about so many bits a weight.")
-@option("--type", "type_name", metavar="NAME", help="Quantize to this type, such as Q4_K_M.")
-@option("--requantize", is_flag=True, help="Quantize a source that is quantized already.")
-@option("--force", is_flag=True, help="Replace PATH if it exists.")
-@option("--threads", type=click.IntRange(1), help="Cores to use.  [default: all]")
-@json_option
+@quantization_options
 def command(
     source: str,
     output: Path,
@@ -60,7 +79,7 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Convert a model: Hugging Face folder to GGUF, or GGUF to Hugging Face folder.
+    """Convert between Hugging Face folders and GGUF files.
 
     SOURCE is a folder with config.json, safetensors and tokenizer.json, a GGUF file, or a name in
     the store. From a quantized GGUF file, a folder gets the values that the quantized ones stand

@@ -19,7 +19,7 @@ __all__ = ["command"]
 @click.command("list")
 @json_option
 def command(as_json: bool) -> None:
-    """List the models in the store, and the built-in ones that can be pulled.
+    """List the models that are here, and those that can be pulled.
 
     A GGUF file that is put into the store's folder by hand is listed like the others. The default
     model, which commands take when none is named, is marked with *.

@@ -6,7 +6,8 @@ import importlib
 import json
 import os
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
 
 import click
 
@@ -92,7 +93,8 @@ def run(args: list[str] | None = None) -> int:
     """Run the command line and give its exit status; nothing but SystemExit leaves it."""
     args = list(sys.argv[1:] if args is None else args)
     # A usage error can come before the options are read, so that meta does not know of --json yet.
-    meta: dict[str, Any] = {JSON_KEY: "--json" in args}
+    options = args[: args.index("--")] if "--" in args else args
+    meta: dict[str, Any] = {JSON_KEY: "--json" in options}
     try:
         with cli.make_context("edgellm", list(args)) as ctx:
             ctx.meta.update(meta)
@@ -107,7 +109,7 @@ def run(args: list[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         # The reader (head, less) has gone: nothing is left to say, and nobody to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         return 1
     except (Exception, KeyboardInterrupt) as error:
         return report(error, as_json=bool(meta.get(JSON_KEY)))
@@ -124,13 +126,27 @@ def report(error: BaseException, *, as_json: bool) -> int:
     code, status, message, hint = describe(error)
     # A message may quote a hostile file: control characters must not reach the terminal.
     message = printable(message)
-    click.echo(f"edgellm: {message}", err=True)
+    say(f"edgellm: {message}", err=True)
     if hint:
-        click.echo(f"  hint: {printable(hint)}", err=True)
+        say(f"  hint: {printable(hint)}", err=True)
     if as_json:
         body = {"error": {"code": code, "message": message, "hint": hint}}
-        click.echo(json.dumps(body, ensure_ascii=False))
+        say(json.dumps(body, ensure_ascii=False))
     return status
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Write a line; a stream that takes nothing (a closed pipe, a full disk) is given up."""
+    try:
+        click.echo(text, err=err)
+    except OSError:
+        silence(sys.stderr if err else sys.stdout)
+
+
+def silence(stream: TextIO) -> None:
+    """Lead a stream to the null device, so that its last flush, at the exit, does not fail."""
+    with suppress(OSError):  # it has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def printable(text: str) -> str:

@@ -24,6 +24,13 @@ class EnvOption(click.Option):
         if self.envvar is None and self.name:
             self.envvar = "EDGELLM_" + self.name.upper()
 
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """Read the variable; several texts stand on a line each, so that one may hold spaces."""
+        text = self.resolve_envvar_value(ctx)
+        if text is not None and self.multiple and self.type is click.STRING:
+            return text.split("\n")
+        return super().value_from_envvar(ctx)
+
 
 def option(*names: str, **kwargs: Any) -> Callable[[F], F]:
     """Declare an option as `click.option` does, with its environment variable."""

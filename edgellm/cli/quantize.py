@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from edgellm.cli.convert import show
-from edgellm.cli.options import json_option, option
+from edgellm.cli.convert import quantization_options, show
+from edgellm.cli.options import option
 from edgellm.cli.progress import ProgressBar, terminated_like_interrupted
 
 __all__ = ["command"]
@@ -23,12 +23,7 @@ __all__ = ["command"]
     type=click.Path(path_type=Path),
     help="The GGUF file to write.",
 )
-@option("--bits", type=click.IntRange(2, 8), help="About so many bits a weight.")
-@option("--type", "type_name", metavar="NAME", help="The type, such as Q4_K_M or IQ4_XS.")
-@option("--requantize", is_flag=True, help="Quantize a source that is quantized already.")
-@option("--force", is_flag=True, help="Replace FILE if it exists.")
-@option("--threads", type=click.IntRange(1), help="Cores to use.  [default: all]")
-@json_option
+@quantization_options
 def command(
     source: str,
     output: Path,

@@ -26,7 +26,7 @@ LONGEST_TEXT = 160
 
 
 @click.command("show")
-@click.argument("model", required=False)
+@click.argument("model", required=False, envvar="EDGELLM_MODEL")
 @option("--tensors", is_flag=True, help="List every tensor with its type and shape.")
 @option("--full", is_flag=True, help="Write long arrays of the metadata in full.")
 @option(
@@ -37,11 +37,12 @@ LONGEST_TEXT = 160
 )
 @json_option
 def command(model: str | None, tensors: bool, full: bool, ctx: int | None, as_json: bool) -> None:
-    """Show what a model is: metadata, tensors, chat template, what it needs in memory.
+    """Show what a model is, and what it needs in memory.
 
-    MODEL is a GGUF file, a name in the store or a Hugging Face folder; without it, the default
-    model. Only headers are read. Arrays of more than 16 values are abbreviated; in JSON they
-    become {"length": N, "first": [...]}.
+    MODEL is a GGUF file, a name in the store or a Hugging Face folder; without it, EDGELLM_MODEL or
+    the default model. Its metadata, tensors and chat template are listed. Only headers are read.
+    Arrays of more than 16 values are abbreviated; in JSON they become
+    {"length": N, "first": [...]}.
 
     \b
     edgellm show

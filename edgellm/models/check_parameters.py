@@ -101,16 +101,27 @@ GENERAL_RULES: dict[str, Rule] = {
 }
 
 # Architectures whose graph asserts that keys, values and the rotated part of a head are equally
-# long, and those in which the rotated part may be shorter.
+# long, and those in which the rotated part may be shorter (src/models of llama.cpp; assertions that
+# are commented out there do not count).
 EQUAL_HEADS = frozenset(
     {
-        *("arcee", "baichuan", "deepseek", "deci", "exaone", "exaone4", "falcon", "granite"),
-        *("granitemoe", "internlm2", "llama", "llama4", "minimax-m2", "mistral3", "nemotron"),
-        *("olmo", "olmo2", "olmoe", "orion", "qwen2", "qwen2moe", "qwen2vl", "qwen3", "qwen3moe"),
-        *("seed_oss", "smollm3", "starcoder2", "xverse"),
+        *("apertus", "arcee", "arctic", "baichuan", "chameleon", "codeshell", "cogvlm"),
+        *("cohere2moe", "dbrx", "deci", "deepseek", "dots1", "dream", "ernie4_5", "ernie4_5-moe"),
+        *("exaone", "exaone-moe", "exaone4", "falcon", "granite", "granite_swa", "granitemoe"),
+        *("graniteswitch", "grok", "grovemoe", "hunyuan-dense", "hunyuan-moe", "hunyuan_vl"),
+        *("hy_v3", "internlm2", "jais2", "llada", "llada-moe", "llama", "llama-embed", "llama4"),
+        *("maincoder", "mellum", "mistral3", "olmo", "olmo2", "olmoe", "orion", "paddleocr"),
+        *("pangu-embedded", "plamo", "pockettts", "qwen2", "qwen2moe", "qwen2vl", "qwen3"),
+        *("qwen3moe", "qwen3vl", "qwen3vlmoe", "rnd1", "seed_oss", "smallthinker", "smollm3"),
+        *("starcoder2", "talkie", "xverse"),
     }
 )
-EQUAL_KEYS_AND_VALUES = EQUAL_HEADS | {"gemma", "gemma2", "gemma3", "phi2", "phi3"}
+EQUAL_KEYS_AND_VALUES = EQUAL_HEADS | {
+    *("afmoe", "bailingmoe2", "bitnet", "bloom", "chatglm", "cohere2", "command-r", "gemma"),
+    *("gemma2", "gemma3", "glm4", "glm4moe", "gpt2", "gptneox", "granitehybrid", "jais"),
+    *("minimax-m2", "mpt", "nemotron", "openelm", "phi2", "phi3", "qwen", "refact", "stablelm"),
+    "starcoder",
+}
 # Architectures that only ever generate: without a causal mask llama.cpp asserts on long prompts.
 CAUSAL = frozenset({"gemma2", "gemma3", "llama", "mistral3", "qwen3moe"})
 
@@ -209,7 +220,7 @@ class _Parameters:
                 self._fail(f"rope.dimension_count{end} is 0")
             if heads and key and rotated > key:
                 self._fail(f"rope.dimension_count{end} {rotated} is more than a head's {key}")
-            if architecture in EQUAL_KEYS_AND_VALUES and key != value:
+            if heads and architecture in EQUAL_KEYS_AND_VALUES and key != value:
                 self._fail(f"key_length{end} {key} and value_length{end} {value} differ")
             if architecture in EQUAL_HEADS and rotated != key:
                 self._fail(f"rope.dimension_count{end} {rotated} is not a head's {key}")

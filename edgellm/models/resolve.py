@@ -19,6 +19,7 @@ from edgellm.models.catalogue import CATALOGUE, DEFAULT_MODEL
 __all__ = ["is_model_reference", "resolve"]
 
 _HUB_REFERENCE = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
+_ADDRESS = re.compile(r"[a-z]+://|(?:hf\.co|huggingface\.co)/", re.IGNORECASE)
 _MAGIC = b"GGUF"
 
 
@@ -47,16 +48,11 @@ def resolve(reference: str | None = None, *, folders: bool = False) -> Path:
         path = Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser fails on unknown users
     mode = _mode(path)
     if mode is None:
-        raise _not_found(text)
+        raise _not_found(text, path, folders=folders)
     if stat.S_ISDIR(mode):
         if folders:
             return path
-        import shlex
-
-        raise NotFoundError(
-            f"{text} is a folder, not a model file",
-            hint=f"make one from it: edgellm convert {shlex.quote(text)} -o model.gguf",
-        )
+        raise NotFoundError(f"{text} is a folder, not a model file", hint=_use_of_folder(path))
     if not stat.S_ISREG(mode):
         raise NotFoundError(f"{text} is not a regular file")
     return path
@@ -84,7 +80,7 @@ def is_model_reference(text: str) -> bool:
     return like_a_name and bool(_HUB_REFERENCE.fullmatch(text) or _near(text))
 
 
-def _not_found(text: str) -> NotFoundError:
+def _not_found(text: str, path: Path, *, folders: bool) -> NotFoundError:
     name = text.casefold()
     if name in CATALOGUE:
         return NotFoundError(
@@ -93,13 +89,47 @@ def _not_found(text: str) -> NotFoundError:
     near = _near(text)
     if near:
         return NotFoundError(f"no model {text}", hint=f"did you mean {near[0]}?")
+    if _ADDRESS.match(text):
+        return NotFoundError(
+            f"no file {text}, and fetching models from an address is not supported yet",
+            hint="download the GGUF file and give its path",
+        )
     if text.lower().endswith(store.SUFFIX) or not _HUB_REFERENCE.fullmatch(text):
-        what = "file" if _has_separator(text) else "model or file"
+        if _has_separator(text):
+            what = "file or folder" if folders else "file"
+            return NotFoundError(f"no {what} {text}", hint=_nearest_path(path))
+        what = "model, file or folder" if folders else "model or file"
         return NotFoundError(f"no {what} {text}", hint="see what is there: edgellm list")
     return NotFoundError(
         f"no file {text}, and fetching models from a hub by user/repo is not supported yet",
         hint="download the GGUF file and give its path, or: edgellm list",
     )
+
+
+def _nearest_path(path: Path) -> str | None:
+    """Say what of a path is there: not even its folder, or a name like its own."""
+    try:
+        names = os.listdir(path.parent)  # noqa: PTH208  names, not paths, are compared
+    except (FileNotFoundError, NotADirectoryError):
+        return f"there is no folder {path.parent}"
+    except (OSError, ValueError):  # not to be read, or no possible name
+        return None
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"did you mean {path.parent / near[0]}?" if near else None
+
+
+def _use_of_folder(folder: Path) -> str:
+    """Say how to come to a model file from a folder."""
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208
+    except OSError:
+        names = []
+    if "config.json" in names:
+        import shlex
+
+        return f"make one from it: edgellm convert {shlex.quote(str(folder))} -o model.gguf"
+    inside = [folder / name for name in names if name.lower().endswith(store.SUFFIX)]
+    return f"there is {inside[0]} in it" if inside else "give the path of a GGUF file"
 
 
 def _near(text: str) -> list[str]:

@@ -117,7 +117,12 @@ def new_file(target: Path) -> Iterator[BinaryIO]:
     import tempfile
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
+    prefix = f".{target.name}."
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=".partial")
+    except OSError as error:
+        error.filename = str(target)  # a folder that cannot be written: the name it wants is told
+        raise
     partial = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import edgellm
 import tiny
 from edgellm.cli.main import run
+from edgellm.cli.progress import terminated_like_interrupted
 from edgellm.errors import NotFoundError, UsageError
 from llama_model import opened
 
@@ -107,6 +109,8 @@ def test_from_a_folder_or_from_its_gguf_is_the_same(folder: Path, tmp_path: Path
         (["quantize", ".", "-o", "x.gguf", "--bits", "9"], 2, "9"),
         (["quantize", ".", "-o", "x.gguf", "--type", "Q4_K_X"], 2, "Q4_K_X"),
         (["convert", ".", "-o", "x.gguf", "--dtype", "f16", "--bits", "4"], 2, "exclude"),
+        (["convert", ".", "-o", "x", "--bits", "4"], 2, "holds no quantized"),
+        (["convert", ".", "-o", "x.gguf", "--to", "hf", "--dtype", "q8_0"], 2, "holds no"),
     ],
 )
 def test_wrong_commands(
@@ -136,7 +140,19 @@ def test_the_python_interface_checks_its_values(folder: Path, tmp_path: Path) ->
     for wrong in ({"to": "onnx"}, {"dtype": "f8"}, {"bits": 1}, {"threads": 0}):
         with pytest.raises(UsageError):
             edgellm.convert(folder, target, **wrong)  # type: ignore[arg-type]
+    assert edgellm.convert(folder, target, dtype="AUTO", bits=8).recipe == "Q8_0"
     with pytest.raises(UsageError):
         edgellm.quantize(folder, target)
     with pytest.raises(NotFoundError):
         edgellm.quantize("no-such-model", target, bits=4)
+
+
+def test_a_closed_terminal_is_no_matter_to_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with terminated_like_interrupted():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)

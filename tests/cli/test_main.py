@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
 from edgellm.cli.main import COMMANDS, cli, printable, run
+from edgellm.cli.options import option
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,6 +47,65 @@ def test_an_unknown_variable_is_refused(
     err = capsys.readouterr().err
     assert "EDGELLM_TEMPP is set" in err
     assert "did you mean EDGELLM_TEMP?" in err
+
+
+def test_a_variable_like_no_other_gets_no_odd_suggestion(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EDGELLM_FOO", "1")
+    assert run(["list"]) == 2
+    assert "did you mean" not in capsys.readouterr().err
+
+
+def test_a_home_that_nobody_has_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EDGELLM_HOME", "~no-such-user-here/x")
+    assert run(["list"]) == 2
+    assert "EDGELLM_HOME is ~no-such-user-here/x" in capsys.readouterr().err
+
+
+def test_texts_in_a_variable_stand_on_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGELLM_STOP", "end of text\nthe end")
+
+    @click.command
+    @option("--stop", multiple=True)
+    def command(stop: tuple[str, ...]) -> tuple[str, ...]:
+        return stop
+
+    assert command.main([], standalone_mode=False) == ("end of text", "the end")
+
+
+SHOW_NOTHING = [
+    sys.executable,
+    "-c",
+    "from edgellm.cli import main; main()",
+    "show",
+    "./no",
+    "--json",
+]
+
+
+@pytest.mark.parametrize("full", ["stdout", "stderr"])
+def test_a_stream_that_takes_nothing_ends_in_no_traceback(full: str) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with Path("/dev/full").open("w") as sink:
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, full: sink}
+        done = subprocess.run(SHOW_NOTHING, check=False, text=True, **pipes)
+    assert done.returncode == 3
+    other = done.stderr if full == "stdout" else done.stdout
+    assert "no file or folder ./no" in other
+    assert "Traceback" not in other
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_a_closed_stream_is_no_defect(closed: str) -> None:
+    shell = f"exec {shlex.join(SHOW_NOTHING)} {closed}"
+    done = subprocess.run(["sh", "-c", shell], check=False, capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert "unexpected" not in done.stderr
 
 
 def test_a_usage_error_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:

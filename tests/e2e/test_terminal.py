@@ -24,7 +24,7 @@ INTERRUPT, END = b"\x03", b"\x04"
 class Terminal:
     """A program in a pseudo-terminal of its own."""
 
-    def __init__(self, *args: str) -> None:
+    def __init__(self, *args: str, **environment: str) -> None:
         import fcntl
         import termios
 
@@ -38,7 +38,7 @@ class Terminal:
             start_new_session=True,
             # makes it the controlling terminal, so that Ctrl-C becomes a signal
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-            env={**os.environ, "TERM": "dumb", "LC_ALL": "C.UTF-8"},
+            env={**os.environ, "TERM": "dumb", "LC_ALL": "C.UTF-8", **environment},
         )
         os.close(slave)
 
@@ -85,8 +85,8 @@ class Terminal:
 def terminal():
     opened = []
 
-    def start(*args: str) -> Terminal:
-        opened.append(Terminal(*args))
+    def start(*args: str, **environment: str) -> Terminal:
+        opened.append(Terminal(*args, **environment))
         return opened[-1]
 
     yield start
@@ -138,6 +138,50 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal, endless):
     screen.expect("half a message")
     screen.interrupt("(Ctrl-D or /bye leaves)")
     screen.expect(">>> ")
+    screen.send("/bye\n")
+    assert screen.wait() == 0
+
+
+def test_ctrl_d_in_a_block_drops_it_and_stays(terminal, tiny):
+    screen = terminal("chat", tiny, "--temp", "0", "-t", "1")
+    screen.expect(">>> ")
+    screen.send('"""\n')
+    screen.expect("... ")
+    screen.send("half\n")
+    screen.expect("... ")
+    screen.send(END)
+    screen.expect(">>> ")
+    screen.send("/show history\n")
+    screen.expect("(nothing has been said)")
+    screen.expect(">>> ")
+    screen.send(END)
+    assert screen.wait() == 0
+
+
+def test_a_pasted_text_is_one_message(terminal, tiny):
+    import readline
+
+    if "libedit" in (readline.__doc__ or "") or readline._READLINE_RUNTIME_VERSION < 0x801:
+        pytest.skip("this readline knows no pasted text")
+    screen = terminal("chat", tiny, "--temp", "0", "-t", "1", TERM="xterm")
+    screen.expect("\x1b[?2004h")  # asks the terminal to mark what is pasted
+    screen.expect(">>> ")
+    screen.send("\x1b[200~first\nsecond\x1b[201~\n")
+    screen.expect(">>> ")
+    screen.send("/show history\n")
+    screen.expect(f"user: first\r\nsecond\r\nassistant: Hi {PERSIAN}")
+    screen.send("/bye\n")
+    assert screen.wait() == 0
+
+
+def test_persian_is_typed_in_the_c_locale(terminal, tiny):
+    screen = terminal("chat", tiny, "--temp", "0", "-t", "1", LC_ALL="C")
+    screen.expect(">>> ")
+    screen.send("می\u200cخواهم\n")
+    screen.expect(f"Hi {PERSIAN}")
+    screen.expect(">>> ")
+    screen.send("/show history\n")
+    screen.expect("user: می\u200cخواهم\r\nassistant")
     screen.send("/bye\n")
     assert screen.wait() == 0
 

@@ -103,7 +103,11 @@ CASES: dict[str, tuple[g.File | bytes, str]] = {
     "alignment array": (g.small().with_pair(g.array("general.alignment", g.U32, [32])), "uint32"),
     "alignment 0": (g.small().with_pair(g.pair("general.alignment", g.U32, 0)), "power of two"),
     "alignment 24": (g.small().with_pair(g.pair("general.alignment", g.U32, 24)), "power of two"),
-    "alignment 2^31": (g.small().with_pair(g.pair("general.alignment", g.U32, 1 << 31)), "beyond"),
+    "alignment 2^20": (g.small().with_pair(g.pair("general.alignment", g.U32, 1 << 20)), "beyond"),
+    "alignment 2^31": (
+        replace(g.small(), tensors=[]).with_pair(g.pair("general.alignment", g.U32, 1 << 31)),
+        "more than 1048576",
+    ),
     "tensor twice": (
         replace(g.small(), tensors=[*g.small().tensors, g.Tensor("a", (1,))]),
         "tensor 'a' stands twice",

@@ -34,13 +34,18 @@ def with_tokens(tokens: list[str | bytes], kinds: list[int] | None = None) -> g.
     return file.with_tensor("token_embd.weight", dims=(g.EMBED, count), data=None)
 
 
-def gemma(**keys: int) -> g.File:
-    pairs = [replace(p, key=p.key.replace("llama.", "gemma3.")) for p in MODEL.pairs]
+def of(architecture: str, **keys: int) -> g.File:
+    """The same model under the name of another architecture."""
+    pairs = [replace(p, key=p.key.replace("llama.", f"{architecture}.")) for p in MODEL.pairs]
     file = replace(MODEL, pairs=pairs)
-    file = file.with_pair(g.pair("general.architecture", g.STRING, "gemma3"))
+    file = file.with_pair(g.pair("general.architecture", g.STRING, architecture))
     for key, value in keys.items():
-        file = file.with_pair(g.pair("gemma3." + key.replace("__", "."), g.U32, value))
+        file = file.with_pair(g.pair(f"{architecture}.{key.replace('__', '.')}", g.U32, value))
     return file
+
+
+def gemma(**keys: int) -> g.File:
+    return of("gemma3", **keys)
 
 
 def low_alignment() -> g.File:
@@ -104,6 +109,10 @@ CASES: dict[str, tuple[g.File, str]] = {
     "odd rotation": (with_pair("llama.rope.dimension_count", g.U32, 15), "odd number"),
     "rotation longer than a head": (gemma(rope__dimension_count=18), "more than a head"),
     "rotation of half a head": (with_pair("llama.rope.dimension_count", g.U32, 8), "not a head's"),
+    "half a head of another that asserts it": (
+        of("qwen3vl", rope__dimension_count=8),
+        "not a head's",
+    ),
     "no rotation": (gemma(rope__dimension_count=0), "dimension_count is 0"),
     "a window of 2^30": (gemma(attention__sliding_window=1 << 30), "sliding_window is"),
     "a window for no layer": (gemma(attention__sliding_window_pattern=1), "no layer"),
@@ -233,6 +242,11 @@ GOOD = {
     "bytes as themselves": with_tokens(["\n" if t == "<0x0A>" else t for t in TOKENS], [1] * 267),
     "no separator": with_pair("tokenizer.ggml.seperator_token_id", g.U32, 2**32 - 1),
     "gemma": gemma(attention__sliding_window=8, attention__sliding_window_pattern=6),
+    "nemotron turns half of a head": of("nemotron", rope__dimension_count=8),
+    "minimax turns half of a head": of("minimax-m2", rope__dimension_count=8),
+    "no attention in the first layer": of("nemotron_h", attention__key_length=16).with_pair(
+        g.array("nemotron_h.attention.head_count", g.I32, [0])
+    ),
 }
 
 
@@ -241,6 +255,15 @@ def test_good_model_passes(case: str, tmp_path: Path) -> None:
     path = tmp_path / "good.gguf"
     path.write_bytes(GOOD[case].build())
     assert len(check_model_file(path).tensors) == len(MODEL.tensors)
+
+
+def test_whole_numbers_that_a_model_looks_up_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(g.BLOCKS, 26, (1, 4))
+    table = g.Tensor("blk.0.ffn_gate_tid2eid.weight", (2, 8), 26, b"\0" * 64)
+    (tmp_path / "good.gguf").write_bytes(replace(MODEL, tensors=[*MODEL.tensors, table]).build())
+    check_model_file(tmp_path / "good.gguf")
 
 
 def test_vocabulary_alone_can_be_read_about(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def by_hf_name(path: Path, name: str) -> Architecture:
     """
     if name not in _BY_HF:
         raise UnsupportedError(
-            f"{path}: the architecture {name!r} is not known here",
+            f"{path}: the architecture {name!r:.80} is not known here",
             hint=f"known are: {', '.join(_BY_HF)}",
         )
     return _BY_HF[name]
@@ -53,7 +53,7 @@ def by_gguf_name(path: Path, name: str) -> Architecture:
     """
     if name not in _BY_GGUF:
         raise UnsupportedError(
-            f"{path}: the architecture {name!r} is not known here",
+            f"{path}: the architecture {name!r:.80} is not known here",
             hint=f"known are: {', '.join(_BY_GGUF)}",
         )
     return _BY_GGUF[name]

@@ -22,6 +22,7 @@ __all__ = [
     "Architecture",
     "Decoder",
     "Keys",
+    "Sizes",
     "TensorRule",
     "Transform",
 ]
@@ -58,11 +59,9 @@ class TensorRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Decoder:
-    """The measures of a decoder-only transformer: sizes in elements, `context` in tokens.
+class Sizes:
+    """What every decoder-only transformer has: sizes in elements, `context` in tokens.
 
-    `scaling` is how rotary frequencies are stretched; `rope_theta_local`, `sliding_window` and
-    `sliding_pattern` (every n-th layer looks at the whole context) are 0 where layers are alike.
     `explicit_head_dim` tells that the file names the head size rather than implying it.
     """
 
@@ -76,6 +75,16 @@ class Decoder:
     vocabulary: int
     context: int
     norm_epsilon: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder(Sizes):
+    """The measures of one model.
+
+    `scaling` is how rotary frequencies are stretched; `rope_theta_local`, `sliding_window` and
+    `sliding_pattern` (every n-th layer looks at the whole context) are 0 where layers are alike.
+    """
+
     rope_theta: float
     scaling: RopeScaling | None
     tied: bool

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from edgellm_converters.architectures.base import F32, TEXT, U32, Decoder, Keys
+from edgellm_converters.architectures.base import F32, TEXT, U32, Decoder, Keys, Sizes
+from edgellm_converters.architectures.rope import SCALING_KEYS
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import ConfigError
 
-__all__ = ["MAX_LAYERS", "Sizes", "common_config", "common_keys", "read_sizes", "read_stored_sizes"]
+__all__ = [
+    "STORED_KEYS",
+    "common_config",
+    "common_keys",
+    "read_sizes",
+    "read_stored_sizes",
+]
 
 MAX_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS
+# Twice the largest vocabularies and far beyond every head in use: what is computed from them stays
+# small, whatever the file says.
+MAX_VOCABULARY = 1 << 19
+MAX_HEAD = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """The sizes that every decoder has; see `Decoder`."""
-
-    layers: int
-    hidden: int
-    feed_forward: int
-    heads: int
-    heads_kv: int
-    head_dim: int
-    explicit_head_dim: bool
-    vocabulary: int
-    context: int
-    norm_epsilon: float
+STORED_KEYS = (
+    *("block_count", "context_length", "embedding_length", "feed_forward_length"),
+    *("attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon"),
+    *("attention.key_length", "attention.value_length", "rope.freq_base", *SCALING_KEYS),
+)
+"""The keys of GGUF metadata that every family reads."""
 
 
 def read_sizes(config: Values) -> Sizes:
@@ -93,13 +95,19 @@ def read_stored_sizes(metadata: Values, shapes: Mapping[str, tuple[int, ...]]) -
 def _checked(sizes: Sizes, values: Values) -> Sizes:
     if sizes.layers > MAX_LAYERS:
         raise ConfigError(f"{values.path}: {sizes.layers} layers are more than {MAX_LAYERS}")
+    if sizes.vocabulary > MAX_VOCABULARY:
+        raise ConfigError(
+            f"{values.path}: {sizes.vocabulary} rows of embeddings are more than {MAX_VOCABULARY}"
+        )
     if sizes.heads % sizes.heads_kv:
         raise ConfigError(
             f"{values.path}: {sizes.heads} attention heads are no multiple of "
             f"{sizes.heads_kv} key-value heads"
         )
-    if sizes.head_dim % 2:
-        raise ConfigError(f"{values.path}: the head size {sizes.head_dim} is odd")
+    if sizes.head_dim % 2 or not 0 < sizes.head_dim <= MAX_HEAD:
+        raise ConfigError(
+            f"{values.path}: the head size {sizes.head_dim} is no even number up to {MAX_HEAD}"
+        )
     return sizes
 
 
@@ -126,13 +134,10 @@ def common_keys(name: str, decoder: Decoder) -> Keys:
         keys["rope.scaling.factor"] = (F32, scaling.factor)
         if scaling.original_context:
             keys["rope.scaling.original_context_length"] = (U32, scaling.original_context)
-        for key, value in (
-            ("yarn_attn_factor", scaling.attention_factor),
-            ("yarn_beta_fast", scaling.beta_fast),
-            ("yarn_beta_slow", scaling.beta_slow),
-        ):
-            if value:
-                keys[f"rope.scaling.{key}"] = (F32, value)
+        if scaling.attention_factor:
+            # llama.cpp multiplies the usual one of yarn by this.
+            beside = scaling.attention_factor / scaling.usual_attention
+            keys["rope.scaling.attn_factor"] = (F32, beside)
     keys["rope.freq_base"] = (F32, decoder.rope_theta)
     keys["attention.layer_norm_rms_epsilon"] = (F32, decoder.norm_epsilon)
     if decoder.explicit_head_dim:

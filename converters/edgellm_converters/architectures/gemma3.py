@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from edgellm_converters.architectures.base import F32, U32, Decoder, Keys, TensorRule, Transform
 from edgellm_converters.architectures.common import (
+    STORED_KEYS,
     common_config,
     common_keys,
     read_sizes,
     read_stored_sizes,
 )
+from edgellm_converters.architectures.neutral import refuse_config, refuse_metadata
 from edgellm_converters.architectures.rope import from_metadata, read_rope
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import UnsupportedError
@@ -25,6 +27,12 @@ __all__ = ["GEMMA3", "Gemma3"]
 LOCAL_THETA = 10_000.0
 THETA = 1_000_000.0
 PATTERN = 6
+QUERY_SCALAR = 256.0
+ACTIVATION = "gelu_pytorch_tanh"
+OWN_KEYS = (
+    *("attention.sliding_window", "attention.sliding_window_pattern"),
+    *("rope.freq_base_swa", "final_logit_softcapping"),
+)
 LAYERS_OF_27B = 62  # the one size whose attention scale is not that of its head
 
 
@@ -36,24 +44,35 @@ class Gemma3:
 
     def from_config(self, config: Values, notes: list[str]) -> Decoder:  # noqa: ARG002
         """Read config.json; see `Architecture`."""
+        refuse_config(config, ("query_pre_attn_scalar", "final_logit_softcapping"))
         sizes = read_sizes(config)
-        if "attn_logit_softcapping" in config:
-            raise UnsupportedError(f"{config.path}: attn_logit_softcapping has no place in Gemma 3")
+        activation = config.text("hidden_activation", ACTIVATION)
+        if activation != ACTIVATION:
+            raise UnsupportedError(
+                f"{config.path}: hidden_activation is {activation!r:.60}; Gemma 3 in GGUF has "
+                f"{ACTIVATION}"
+            )
         if config.flag("attention_bias", False):
             raise UnsupportedError(f"{config.path}: attention_bias has no place in GGUF's Gemma 3")
-        if config.flag("use_bidirectional_attention", False):
-            raise UnsupportedError(f"{config.path}: bidirectional Gemma 3 is not known here")
-        scale = config.number("query_pre_attn_scalar", float(sizes.head_dim))
+        scale = config.number("query_pre_attn_scalar", QUERY_SCALAR)
         if scale != _attention_scalar(sizes.layers, sizes.hidden, sizes.heads, sizes.head_dim):
             raise UnsupportedError(
                 f"{config.path}: query_pre_attn_scalar is {scale:g}, which llama.cpp cannot be told"
             )
         theta, scaling = read_rope(config, THETA)
+        if scaling is not None and scaling.kind != "linear":
+            raise UnsupportedError(
+                f"{config.path}: rope scaling of type {scaling.kind} is not known in Gemma 3"
+            )
         local = config.number("rope_local_base_freq", LOCAL_THETA)
         parameters = config.section("rope_parameters")
         sliding = parameters.section("sliding_attention") if parameters else None
         if sliding is not None:
             local = sliding.number("rope_theta", local)
+            if sliding.text("rope_type", "default") != "default":
+                raise UnsupportedError(
+                    f"{config.path}: llama.cpp scales no rope of layers with a window"
+                )
         softcap = config.raw("final_logit_softcapping")
         return Decoder(
             **asdict(sizes),
@@ -74,10 +93,16 @@ class Gemma3:
                 f"{metadata.path}: a list of sliding windows by layer is not known here"
             )
         softcap = "final_logit_softcapping" in metadata
+        scaling = from_metadata(metadata)
+        if scaling is not None and scaling.kind != "linear":
+            raise UnsupportedError(
+                f"{metadata.path}: rope scaling of type {scaling.kind} is not known in Gemma 3"
+            )
+        refuse_metadata(metadata, (*STORED_KEYS, *OWN_KEYS))
         return Decoder(
             **asdict(read_stored_sizes(metadata, shapes)),
             rope_theta=metadata.number("rope.freq_base", THETA),
-            scaling=from_metadata(metadata),
+            scaling=scaling,
             tied="output.weight" not in shapes,
             rope_theta_local=metadata.number("rope.freq_base_swa", LOCAL_THETA),
             sliding_window=metadata.integer("attention.sliding_window"),
@@ -93,7 +118,7 @@ class Gemma3:
             for layer in range(d.layers)
         ]
         return common_config(self.hf_names[0], "gemma3_text", d) | {
-            "hidden_activation": "gelu_pytorch_tanh",
+            "hidden_activation": ACTIVATION,
             "attention_bias": False,
             "attention_dropout": 0.0,
             "attn_logit_softcapping": None,
@@ -152,10 +177,8 @@ class Gemma3:
                 rules.append(TensorRule(f"{to}{name}.weight", f"{of}{hf}.weight", (size,), norm))
         return rules
 
-    def generated(self, decoder: Decoder) -> dict[str, npt.NDArray[np.float32]]:
+    def generated(self, decoder: Decoder) -> dict[str, npt.NDArray[np.float32]]:  # noqa: ARG002
         """Give nothing: every tensor of the GGUF file comes from one of the folder."""
-        if decoder.scaling is not None and decoder.scaling.kind == "llama3":
-            raise UnsupportedError("Gemma 3 with llama3's rope scaling is not known here")
         return {}
 
     def unused(self, decoder: Decoder) -> tuple[str, ...]:

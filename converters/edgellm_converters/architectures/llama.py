@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from edgellm_converters.architectures.base import U32, Decoder, Keys, TensorRule, Transform
 from edgellm_converters.architectures.common import (
+    STORED_KEYS,
     common_config,
     common_keys,
     read_sizes,
     read_stored_sizes,
 )
+from edgellm_converters.architectures.neutral import refuse_config, refuse_metadata
 from edgellm_converters.architectures.rope import factors, from_metadata, read_rope
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import ConfigError, UnsupportedError
@@ -30,10 +32,15 @@ class Llama:
 
     def from_config(self, config: Values, notes: list[str]) -> Decoder:
         """Read config.json; see `Architecture`."""
-        if config.text("hidden_act", "silu") != "silu":
+        activation = config.text("hidden_act", "silu")
+        if activation != "silu":
             raise UnsupportedError(
-                f"{config.path}: hidden_act is {config.raw('hidden_act')!r}; Llama in GGUF has silu"
+                f"{config.path}: hidden_act is {activation!r:.60}; Llama in GGUF has silu"
             )
+        refuse_config(config)
+        layers = config.raw("layer_types")
+        if isinstance(layers, list) and set(map(str, layers)) - {"full_attention"}:
+            raise UnsupportedError(f"{config.path}: layer_types that differ are not known here")
         sizes = read_sizes(config)
         theta, scaling = read_rope(config, 10_000.0)
         if "sliding_window" in config and config.integer("sliding_window") < sizes.context:
@@ -56,6 +63,8 @@ class Llama:
         """Read GGUF metadata; see `Architecture`. The caller reads a rope_freqs.weight."""
         if metadata.integer("expert_count", 0, least=0):
             raise UnsupportedError(f"{metadata.path}: mixtures of experts are not known here yet")
+        # llama.cpp's Llama has no window, whatever the file says.
+        refuse_metadata(metadata, (*STORED_KEYS, "attention.sliding_window"))
         attention, output = "blk.0.attn_q.bias" in shapes, "blk.0.attn_output.bias" in shapes
         if attention != output:
             raise UnsupportedError(

@@ -7,7 +7,8 @@ of `rope_parameters`; every reader here takes either form.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +16,16 @@ import numpy.typing as npt
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import ConfigError, UnsupportedError
 
-__all__ = ["RopeScaling", "factors", "from_factors", "from_metadata", "read_rope"]
+__all__ = ["SCALING_KEYS", "RopeScaling", "factors", "from_factors", "from_metadata", "read_rope"]
 
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
     """How the frequencies are stretched beyond the trained context; contexts in tokens.
 
-    `kind` is "linear", "yarn" or "llama3". `low` and `high` are llama3's frequency factors. What
-    the file left open is 0.
+    `kind` is "linear", "yarn" or "llama3". `low` and `high` are llama3's frequency factors;
+    `attention_factor` is what cosine and sine are multiplied by in yarn, 0 for `usual_attention`.
+    What the file left open is 0.
     """
 
     kind: str
@@ -34,6 +36,11 @@ class RopeScaling:
     attention_factor: float = 0.0
     beta_fast: float = 0.0
     beta_slow: float = 0.0
+
+    @property
+    def usual_attention(self) -> float:
+        """The attention factor of yarn that goes with its factor (the YaRN paper, 3.4)."""
+        return 0.1 * math.log(self.factor) + 1 if self.factor > 1 else 1.0
 
     def config(self) -> dict[str, object]:
         """Give it as `rope_scaling` of config.json."""
@@ -53,54 +60,109 @@ def read_rope(config: Values, default_theta: float) -> tuple[float, RopeScaling 
     """Read theta and scaling from config.json in the form of transformers 4 or 5.
 
     Raises:
-        ConfigError: a value is missing or of a wrong kind.
+        ConfigError: a value is missing or of a wrong kind, or the two forms contradict each other.
         UnsupportedError: the scaling is of a kind that is not known here.
     """
-    section = config.section("rope_parameters")
-    if section is not None and "full_attention" in section:
-        section = section.section("full_attention")
+    new, old = config.section("rope_parameters"), config.section("rope_scaling")
+    if new is not None and "full_attention" in new:
+        new = new.section("full_attention")
     theta = config.number("rope_theta", default_theta)
-    if section is not None:
-        theta = section.number("rope_theta", theta)
-    else:
-        section = config.section("rope_scaling")
-    return theta, None if section is None else _read_scaling(section, config)
+    if new is not None:
+        theta = new.number("rope_theta", theta)
+    scalings = {_read_scaling(section, config) for section in (new, old) if section is not None}
+    if len(scalings) > 1:
+        raise ConfigError(f"{config.path}: rope_parameters and rope_scaling are not the same")
+    return theta, next(iter(scalings), None)
 
 
 def _read_scaling(section: Values, config: Values) -> RopeScaling | None:
     # "type" is the key of transformers before 4.43.
     kind = section.text("rope_type", section.text("type", "default")).lower()
+    if kind not in _PARAMETERS:
+        raise UnsupportedError(
+            f"{config.path}: rope scaling of type {kind!r:.60} is not known here",
+            hint=f"known are: {', '.join(_PARAMETERS)}",
+        )
+    for name in section:
+        if name not in _PARAMETERS[kind] and name not in _ANY_KIND and section.raw(name):
+            raise UnsupportedError(
+                f"{config.path}: rope scaling of type {kind!r} has a {name!r:.60}, which is not "
+                "known here"
+            )
+    if section.number("partial_rotary_factor", 1.0) != 1:
+        raise UnsupportedError(f"{config.path}: partial_rotary_factor is not 1")
     if kind == "default":
         return None
+    factor = section.number("factor")
     if kind == "linear":
-        return RopeScaling(kind, section.number("factor"))
+        return RopeScaling(kind, factor)
+    # The key at the top is that of a few models, for which it counts before the one in the section.
+    default = config.integer("max_position_embeddings")
+    original = section.integer("original_max_position_embeddings", default)
+    original = config.integer("original_max_position_embeddings", original)
     if kind == "llama3":
         low, high = section.number("low_freq_factor"), section.number("high_freq_factor")
-        if low == high:
-            raise ConfigError(f"{config.path}: low_freq_factor and high_freq_factor are both {low}")
-        return RopeScaling(
-            kind,
-            section.number("factor"),
-            section.integer("original_max_position_embeddings"),
-            low,
-            high,
-        )
-    if kind == "yarn":
-        default = config.integer("max_position_embeddings")
-        optional = {
-            name: section.number(name) if name in section else 0.0
-            for name in ("attention_factor", "beta_fast", "beta_slow")
+        if low >= high:
+            raise ConfigError(
+                f"{config.path}: low_freq_factor {low:g} is not below high_freq_factor {high:g}"
+            )
+        return RopeScaling(kind, factor, original, low, high)
+    return _read_yarn(section, config, RopeScaling(kind, factor, original))
+
+
+# rope type -> the parameters that are read.
+_PARAMETERS: Mapping[str, frozenset[str]] = {
+    "default": frozenset({"factor"}),
+    "linear": frozenset({"factor"}),
+    "llama3": frozenset(
+        {
+            *("factor", "low_freq_factor", "high_freq_factor"),
+            "original_max_position_embeddings",
         }
-        return RopeScaling(
-            kind,
-            section.number("factor"),
-            section.integer("original_max_position_embeddings", default),
-            **optional,
+    ),
+    "yarn": frozenset(
+        {
+            *("factor", "original_max_position_embeddings", "attention_factor"),
+            *("beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
+        }
+    ),
+}
+_ANY_KIND = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor", "finetuned"})
+# The numbers of rotations between which yarn's ramp lies. llama.cpp takes these two for Llama and
+# Gemma 3, and reads no keys for them.
+BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
+
+
+def _read_yarn(section: Values, config: Values, found: RopeScaling) -> RopeScaling:
+    """Read what is yarn's own; see transformers' `_compute_yarn_parameters`."""
+    for name, beta in BETAS.items():
+        if section.number(name, beta) != beta:
+            raise UnsupportedError(
+                f"{config.path}: rope scaling has {name} {section.raw(name)!r:.60}, but llama.cpp "
+                f"takes {beta:g}"
+            )
+    if not section.flag("truncate", True):
+        raise UnsupportedError(f"{config.path}: rope scaling without truncate is not known here")
+    attention = 0.0
+    if "attention_factor" in section:
+        attention = section.number("attention_factor")
+    elif section.raw("mscale") and section.raw("mscale_all_dim"):
+        above, below = (
+            (found.usual_attention - 1) * section.number(name) + 1
+            for name in ("mscale", "mscale_all_dim")
         )
-    raise UnsupportedError(
-        f"{config.path}: rope scaling of type {kind!r} is not known here",
-        hint="known are: default, linear, llama3, yarn",
-    )
+        attention = above / below
+    if math.isclose(attention, found.usual_attention, rel_tol=1e-6):
+        attention = 0.0
+    return replace(found, attention_factor=attention)
+
+
+SCALING_KEYS = (
+    *("rope.scale_linear", "rope.scaling.type", "rope.scaling.factor", "rope.scaling.attn_factor"),
+    *("rope.scaling.original_context_length", "rope.scaling.yarn_attn_factor"),
+    *("rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"),
+)
+"""The keys of GGUF metadata that `from_metadata` reads."""
 
 
 def from_metadata(metadata: Values) -> RopeScaling | None:
@@ -108,26 +170,35 @@ def from_metadata(metadata: Values) -> RopeScaling | None:
 
     Raises:
         ConfigError: a value is of a wrong kind.
-        UnsupportedError: the scaling is of a kind that is not known here.
+        UnsupportedError: the scaling is of a kind, or of values, that are not known here.
     """
     keys = metadata.under("rope.scaling.")
-    kind = keys.text("type", "linear" if "factor" in keys else "none")
-    if kind == "none" or (kind == "linear" and "factor" not in keys):
+    kind = keys.text("type", "linear")
+    # An older name of the factor; 0 stands for none.
+    old = metadata.number("rope.scale_linear") if metadata.raw("rope.scale_linear") else 1.0
+    factor = keys.number("factor", old) if keys.raw("factor") != 0 else 1.0
+    attention = keys.number("attn_factor", 1.0)
+    if kind != "yarn" and attention != 1:
+        raise UnsupportedError(f"{metadata.path}: an attn_factor without yarn is not known here")
+    if kind == "none" or (kind == "linear" and factor == 1):
         return None
     if kind == "linear":
-        factor = keys.number("factor")
-        return None if factor == 1 else RopeScaling(kind, factor)
+        return RopeScaling(kind, factor)
     if kind == "yarn":
-        optional = {
-            name: keys.number(key) if key in keys else 0.0
-            for name, key in (
-                ("attention_factor", "yarn_attn_factor"),
-                ("beta_fast", "yarn_beta_fast"),
-                ("beta_slow", "yarn_beta_slow"),
-            )
-        }
         original = keys.integer("original_context_length", metadata.integer("context_length"))
-        return RopeScaling(kind, keys.number("factor"), original, **optional)
+        found = RopeScaling(
+            kind,
+            factor,
+            original,
+            # Written from config.json by llama.cpp's converter, though its Llama runs without them.
+            beta_fast=keys.number("yarn_beta_fast") if "yarn_beta_fast" in keys else 0.0,
+            beta_slow=keys.number("yarn_beta_slow") if "yarn_beta_slow" in keys else 0.0,
+        )
+        if "attn_factor" in keys:
+            attention = float(f"{attention * found.usual_attention:.7g}")
+        else:
+            attention = keys.number("yarn_attn_factor") if "yarn_attn_factor" in keys else 0.0
+        return replace(found, attention_factor=attention)
     raise UnsupportedError(f"{metadata.path}: rope scaling of type {kind!r} is not known here")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +11,8 @@ __all__ = ["LIMIT", "Values"]
 
 # No size of a model comes near: larger numbers are damage, and would overflow elsewhere.
 LIMIT = 2**31 - 1
+# Those of float32, in which GGUF stores numbers.
+SMALLEST, LARGEST = 1.2e-38, 3.4e38
 
 
 class Values:
@@ -63,7 +64,7 @@ class Values:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """Read a finite positive number.
+        """Read a positive number that a float32, as GGUF stores it, can hold.
 
         Raises:
             ConfigError: it is absent without a default, or no such number.
@@ -71,7 +72,7 @@ class Values:
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.wrong(key, "a number")
-        if not math.isfinite(value) or value <= 0:
+        if not SMALLEST <= value <= LARGEST:
             raise self.wrong(key, "a finite number above 0")
         return float(value)
 

@@ -42,6 +42,7 @@ MAX_ELEMENTS = 1 << 20
 MAX_KEY_BYTES = (1 << 16) - 1  # the specification's
 MAX_NAME_BYTES = 63  # GGML_MAX_NAME with its NUL
 MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+MAX_ALIGNMENT = 1 << 20  # a page of a large kind; padding to more would only waste the disk
 MAX_BYTES = (1 << 63) - 1
 
 DEFAULT_ALIGNMENT = 32
@@ -322,6 +323,8 @@ class _Reader:
         assert isinstance(alignment, int)
         if alignment == 0 or alignment & (alignment - 1):
             self._fail(f"{key} is {alignment}, no power of two", at=value.start)
+        if alignment > MAX_ALIGNMENT:
+            self._fail(f"{key} is {alignment}, more than {MAX_ALIGNMENT}", at=value.start)
         return alignment
 
     def _tensor_name(self, index: int, seen: Mapping[str, object]) -> str:

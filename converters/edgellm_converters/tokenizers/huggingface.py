@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgellm_converters.errors import ConfigError, UnsupportedError
-from edgellm_converters.jsonfile import MAX_BYTES, read_object
+from edgellm_converters.errors import ConfigError, SourceNotFoundError, UnsupportedError
+from edgellm_converters.jsonfile import MAX_TOKENIZER_BYTES, read_object
 from edgellm_converters.tokenizers.layout import write_layout
 from edgellm_converters.tokenizers.pretokenizers import by_layout
 from edgellm_converters.tokenizers.sentencepiece import Pair, scores_from_merges
+from edgellm_converters.tokenizers.special import find_special, find_templates, flatten
 from edgellm_converters.tokenizers.vocabulary import (
     SPACE,
-    SPECIAL_ROLES,
     TokenType,
     Vocabulary,
     check_unique,
@@ -40,6 +40,19 @@ class _Added:
     strips: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What was read of a tokenizer.json: `words` and `added` give and go by ids."""
+
+    path: Path
+    tokenizer: Mapping[str, Any]
+    words: Mapping[str, int]
+    merges: Sequence[Pair]
+    added: Mapping[int, _Added]
+    size: int
+    notes: list[str]
+
+
 def read_vocabulary(
     folder: Path, config: Mapping[str, Any], size: int, notes: list[str]
 ) -> Vocabulary:
@@ -47,7 +60,8 @@ def read_vocabulary(
 
     Args:
         folder: holds tokenizer.json, and tokenizer_config.json where there is one.
-        config: the content of config.json, for the ids of special tokens.
+        config: the content of config.json, for the ids of special tokens; those of
+            generation_config.json come before.
         size: the rows of the token embedding; ids without a token are filled up.
         notes: takes sentences on what llama.cpp does otherwise.
 
@@ -57,7 +71,9 @@ def read_vocabulary(
         UnsupportedError: a tokenizer that GGUF or llama.cpp cannot express.
     """
     path = folder / "tokenizer.json"
-    tokenizer = read_object(path)
+    if not path.exists():
+        raise _no_tokenizer(folder)
+    tokenizer = read_object(path, most=MAX_TOKENIZER_BYTES)
     settings = folder / "tokenizer_config.json"
     extra = read_object(settings) if settings.exists() else {}
     model = tokenizer.get("model")
@@ -70,16 +86,18 @@ def read_vocabulary(
     if (highest := max(words.values(), default=-1)) >= size:
         raise ConfigError(f"{path}: token id {highest} is beyond the {size} rows of the embedding")
     _note_flags(added, notes)
-    merges = _merges(path, model)
+    merges = _merges(path, model, words)
     tokenizer["model"] = {name: value for name, value in model.items() if name not in _BULK}
     by_id = {token.index: token for token in added}
     common: dict[str, Any] = {"layout": write_layout(_without(tokenizer, dropped, size))}
     ids = words | {a.content: a.index for a in added}
-    common |= _special(path, tokenizer, extra, config, ids, size)
-    common |= _templates(folder, extra)
-    if model.get("byte_fallback") is True:
-        return _sentencepiece(path, tokenizer, words, merges, by_id, size, notes, common)
-    return _byte_level(path, tokenizer, words, merges, by_id, size, notes, common)
+    generation = folder / "generation_config.json"
+    ending = read_object(generation) if generation.exists() else {}
+    common |= find_special(path, tokenizer, extra, dict(config) | ending, ids, size, notes)
+    common |= find_templates(folder, extra)
+    parts = _Parts(path, tokenizer, words, merges, by_id, size, notes)
+    build = _sentencepiece if model.get("byte_fallback") is True else _byte_level
+    return replace(build(parts), **common)
 
 
 _BULK = ("vocab", "merges")
@@ -88,54 +106,40 @@ _BULK = ("vocab", "merges")
 # -- the two kinds --------------------------------------------------------------------------------
 
 
-def _byte_level(
-    path: Path,
-    tokenizer: Mapping[str, Any],
-    words: Mapping[str, int],
-    merges: list[Pair],
-    added: Mapping[int, _Added],
-    size: int,
-    notes: list[str],
-    common: dict[str, Any],
-) -> Vocabulary:
+def _byte_level(parts: _Parts) -> Vocabulary:
+    path, tokenizer, words = parts.path, parts.tokenizer, parts.words
     row = by_layout(path, tokenizer.get("pre_tokenizer"))
-    if bool(tokenizer["model"].get("ignore_merges")) != row.ignore_merges:
+    ignores = tokenizer["model"].get("ignore_merges")
+    if bool(ignores) != row.ignore_merges:
         raise UnsupportedError(
-            f"{path}: ignore_merges is {tokenizer['model'].get('ignore_merges')!r}, but llama.cpp "
-            f"takes it as {row.ignore_merges} for the pre-tokenizer {row.name}"
+            f"{path}: ignore_merges is {ignores!r:.80}, but llama.cpp takes it as "
+            f"{row.ignore_merges} for the pre-tokenizer {row.name}"
         )
     normalizer = tokenizer.get("normalizer")
     kind = normalizer.get("type") if isinstance(normalizer, dict) else None
     if kind == "NFC":
-        notes.append("the NFC normalizer is left out: llama.cpp tokenizes text as it comes")
+        parts.notes.append("the NFC normalizer is left out: llama.cpp tokenizes text as it comes")
     elif kind is not None:
-        raise UnsupportedError(f"{path}: llama.cpp has no {kind} normalizer for byte-level BPE")
-    for left, right in merges:
+        raise UnsupportedError(f"{path}: llama.cpp has no normalizer {kind!r:.80} for this BPE")
+    for left, right in parts.merges:
         if " " in left or " " in right:
-            raise UnsupportedError(f"{path}: the merge {left!r} + {right!r} holds a space")
+            raise UnsupportedError(f"{path}: the merge {left!r:.80} + {right!r:.80} holds a space")
         if left not in words or right not in words or left + right not in words:
-            raise ConfigError(f"{path}: the merge {left!r} + {right!r} is not made of tokens")
-    tokens, types = _fill(path, words, added, size, unknown=None, spaces=False)
+            raise ConfigError(
+                f"{path}: the merge {left!r:.80} + {right!r:.80} is not made of tokens"
+            )
+    tokens, types = _fill(path, words, parts.added, parts.size, unknown=None, spaces=False)
     return Vocabulary(
         model="gpt2",
         pre=row.name,
         tokens=tokens,
         types=types,
-        merges=[f"{left} {right}" for left, right in merges],
-        **common,
+        merges=[f"{left} {right}" for left, right in parts.merges],
     )
 
 
-def _sentencepiece(
-    path: Path,
-    tokenizer: Mapping[str, Any],
-    words: Mapping[str, int],
-    merges: list[Pair],
-    added: Mapping[int, _Added],
-    size: int,
-    notes: list[str],
-    common: dict[str, Any],
-) -> Vocabulary:
+def _sentencepiece(parts: _Parts) -> Vocabulary:
+    path, tokenizer, words = parts.path, parts.tokenizer, parts.words
     absent = [f"<0x{byte:02X}>" for byte in range(256) if f"<0x{byte:02X}>" not in words]
     if absent:
         raise UnsupportedError(
@@ -143,14 +147,14 @@ def _sentencepiece(
         )
     if tokenizer["model"].get("ignore_merges"):
         raise UnsupportedError(f"{path}: ignore_merges with byte_fallback is not known here")
-    prefix = _space_prefix(path, tokenizer, notes)
+    prefix = _space_prefix(path, tokenizer, parts.notes)
     if prefix and any(t.get("normalized") is True for t in tokenizer.get("added_tokens") or []):
-        notes.append(
+        parts.notes.append(
             "added tokens are matched in normalized text: around special tokens inside of a text, "
             "llama.cpp places the leading space otherwise"
         )
     unknown = tokenizer["model"].get("unk_token")
-    special = {words[t.content] for t in added.values() if t.special and t.content in words}
+    special = {words[t.content] for t in parts.added.values() if t.special and t.content in words}
     reached = {
         token: index
         for token, index in words.items()
@@ -158,13 +162,13 @@ def _sentencepiece(
     }
     kept = [
         pair
-        for pair in merges
+        for pair in parts.merges
         if all(part in reached or part not in words for part in (*pair, pair[0] + pair[1]))
     ]
-    cut_out = {token.content for token in added.values()}
-    scores = scores_from_merges(path, reached, kept, size, cut_out)
+    cut_out = {token.content for token in parts.added.values()}
+    scores = scores_from_merges(path, reached, kept, parts.size, cut_out)
     unknown_id = words.get(unknown) if isinstance(unknown, str) else None
-    tokens, types = _fill(path, words, added, size, unknown=unknown_id, spaces=True)
+    tokens, types = _fill(path, words, parts.added, parts.size, unknown=unknown_id, spaces=True)
     for index, kind in enumerate(types):
         if kind in (TokenType.BYTE, TokenType.UNKNOWN, TokenType.CONTROL):
             scores[index] = 0.0
@@ -175,14 +179,13 @@ def _sentencepiece(
         types=types,
         scores=scores,
         add_space_prefix=prefix,
-        **common,
     )
 
 
 def _space_prefix(path: Path, tokenizer: Mapping[str, Any], notes: list[str]) -> bool:
     """Tell whether text gets a leading space, from the three forms that transformers writes."""
     normalizer, pre = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer")
-    steps = _steps(normalizer, "normalizers")
+    steps = flatten(normalizer, "normalizers")
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     split = {
         "type": "Split",
@@ -219,28 +222,33 @@ def _words(path: Path, model: Mapping[str, Any]) -> dict[str, int]:
     """Check the model's settings and give its vocabulary."""
     if model.get("type", "BPE") != "BPE":
         raise UnsupportedError(
-            f"{path}: a tokenizer of type {model.get('type')!r} is not known here",
+            f"{path}: a tokenizer of type {model.get('type')!r:.80} is not known here",
             hint="known is BPE, byte-level or from SentencePiece",
         )
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
-            raise UnsupportedError(f"{path}: model.{name} is {model[name]!r}; GGUF cannot say that")
+            raise UnsupportedError(
+                f"{path}: model.{name} is {model[name]!r:.80}; GGUF cannot say that"
+            )
     words = model.get("vocab")
     if not isinstance(words, dict) or not words:
         raise ConfigError(f"{path}: model.vocab is no object with tokens")
     for word, index in words.items():
         if isinstance(index, bool) or not isinstance(index, int) or index < 0:
-            raise ConfigError(f"{path}: the token {word!r} has the id {index!r}")
+            raise ConfigError(f"{path}: the token {word!r:.80} has the id {index!r:.80}")
     if len(set(words.values())) != len(words):
         raise ConfigError(f"{path}: two tokens of model.vocab have one id")
     return words
 
 
-def _merges(path: Path, model: Mapping[str, Any]) -> list[Pair]:
+def _merges(path: Path, model: Mapping[str, Any], words: Collection[str]) -> list[Pair]:
     """Give the merges, which are "left right" or [left, right]."""
     merges = model.get("merges")
     if not isinstance(merges, list):
         raise ConfigError(f"{path}: model.merges is no list")
+    # Each token can be cut in two at so many places, and no pair stands twice.
+    if len(merges) > (most := sum(len(word) - 1 for word in words if word)):
+        raise ConfigError(f"{path}: {len(merges)} merges, but the tokens allow {most}")
     found: list[Pair] = []
     for number, merge in enumerate(merges):
         parts = merge.split(" ") if isinstance(merge, str) else merge
@@ -264,9 +272,9 @@ def _added(path: Path, tokenizer: Mapping[str, Any], size: int) -> tuple[list[_A
         index = entry.get("id") if isinstance(entry, dict) else None
         content = entry.get("content") if isinstance(entry, dict) else None
         if isinstance(index, bool) or not isinstance(index, int) or index < 0:
-            raise ConfigError(f"{path}: an added token has the id {index!r}")
+            raise ConfigError(f"{path}: an added token has the id {index!r:.80}")
         if not isinstance(content, str) or not content:
-            raise ConfigError(f"{path}: the added token {index} has the content {content!r}")
+            raise ConfigError(f"{path}: the added token {index} has the content {content!r:.80}")
         if index >= size:
             dropped += 1
             continue
@@ -287,8 +295,8 @@ def _note_flags(added: list[_Added], notes: list[str]) -> None:
     strips = [token.content for token in added if token.strips]
     if strips:
         notes.append(
-            f"{len(strips)} added tokens (such as {strips[0]!r}) take spaces beside them or whole "
-            "words alone, which llama.cpp does not"
+            f"{len(strips)} added tokens (such as {strips[0]!r:.80}) take spaces beside them or "
+            "whole words alone, which llama.cpp does not"
         )
 
 
@@ -311,8 +319,8 @@ def _fill(
     for index, token in added.items():
         if types[index] != TokenType.UNUSED and tokens[index] != token.content:
             raise ConfigError(
-                f"{path}: id {index} is {tokens[index]!r} in the vocabulary and "
-                f"{token.content!r} among the added tokens"
+                f"{path}: id {index} is {tokens[index]!r:.80} in the vocabulary and "
+                f"{token.content!r:.80} among the added tokens"
             )
         # llama.cpp looks for added tokens in the text as it was typed.
         tokens[index] = token.content
@@ -328,110 +336,13 @@ def _fill(
     return tokens, types
 
 
-def _special(
-    path: Path,
-    tokenizer: Mapping[str, Any],
-    extra: Mapping[str, Any],
-    config: Mapping[str, Any],
-    ids: Mapping[str, int],
-    size: int,
-) -> dict[str, Any]:
-    """Find the ids of special tokens, and whether text gets a first and a last one."""
-    special: dict[str, int] = {}
-    for role in SPECIAL_ROLES:
-        named = extra.get(f"{role}_token")
-        content = named.get("content") if isinstance(named, dict) else named
-        index: object = ids.get(content) if isinstance(content, str) else None
-        if index is None:
-            listed = config.get(f"{role}_token_id")
-            index = listed[0] if isinstance(listed, list) and listed else listed
-        if isinstance(index, int) and not isinstance(index, bool) and 0 <= index < size:
-            special[role] = index
-    unknown = tokenizer["model"].get("unk_token")
-    if isinstance(unknown, str) and unknown in ids:
-        special.setdefault("unk", ids[unknown])
-    first, last, known = _template_ends(path, tokenizer, ids)
-    if first is not None:
-        special.setdefault("bos", first)
-    if last is not None:
-        special.setdefault("eos", last)
-    for role, index in (("bos", first), ("eos", last)):
-        if index is not None and index != special[role]:
-            raise UnsupportedError(
-                f"{path}: the post_processor adds token {index}, which is not the {role} token "
-                f"{special[role]}; llama.cpp can add no other"
+def _no_tokenizer(folder: Path) -> SourceNotFoundError:
+    """Make the error for a folder without tokenizer.json, which may have another form of it."""
+    hint = "it belongs to the model: fetch the whole folder"
+    for other in ("tokenizer.model", "vocab.json", "tekken.json", "tiktoken.model"):
+        if (folder / other).exists():
+            hint = (
+                f"there is {other}; write the new form with transformers: "
+                "AutoTokenizer.from_pretrained(FOLDER, use_fast=True).save_pretrained(FOLDER)"
             )
-    flags = {}
-    for role, index in (("bos", first), ("eos", last)):
-        # transformers adds them by tokenizer_config.json where the post-processor says nothing.
-        flags[f"add_{role}"] = (
-            index is not None if known else extra.get(f"add_{role}_token") is True
-        )
-        if flags[f"add_{role}"] and role not in special:
-            raise ConfigError(f"{path}: add_{role}_token is true, but no token is the {role} token")
-    return {"special": special, **flags}
-
-
-def _template_ends(
-    path: Path, tokenizer: Mapping[str, Any], ids: Mapping[str, int]
-) -> tuple[int | None, int | None, bool]:
-    """Give the ids that the post-processor adds before and after; False if it says nothing."""
-    known = False
-    ends: list[int | None] = [None, None]
-    for step in _steps(tokenizer.get("post_processor"), "processors"):
-        kind = step.get("type")
-        known = True
-        if kind == "ByteLevel":
-            continue
-        if kind != "TemplateProcessing" or not isinstance(step.get("single"), list):
-            raise UnsupportedError(f"{path}: a post_processor of type {kind!r} is not known here")
-        names: list[str | None] = []
-        for part in step["single"]:
-            token = part.get("SpecialToken") if isinstance(part, dict) else None
-            names.append(token.get("id") if isinstance(token, dict) else None)
-        if None not in names or len(names) > 3 or len(names) - 1 != len([n for n in names if n]):
-            raise UnsupportedError(f"{path}: the post_processor adds more than one token at an end")
-        middle = names.index(None)
-        for name in (name for name in names if name):
-            if name not in ids:
-                raise ConfigError(f"{path}: the post_processor adds {name!r}, which is no token")
-            ends[0 if names.index(name) < middle else 1] = ids[name]
-        if middle > 1 or len(names) - middle > 2:
-            raise UnsupportedError(f"{path}: the post_processor adds more than one token at an end")
-    return ends[0], ends[1], known
-
-
-def _steps(part: object, name: str) -> list[dict[str, Any]]:
-    """Flatten a part of tokenizer.json, which may be a sequence, into its steps."""
-    if not isinstance(part, dict):
-        return []
-    inner = part.get(name)
-    if part.get("type") == "Sequence" and isinstance(inner, list):
-        return [step for each in inner for step in _steps(each, name)]
-    return [part]
-
-
-def _templates(folder: Path, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Find the chat template, in tokenizer_config.json or in a file of its own."""
-    template = extra.get("chat_template")
-    alone = folder / "chat_template.jinja"
-    if template is None and alone.exists():
-        with alone.open("rb") as file:
-            data = file.read(MAX_BYTES)
-        try:
-            return {"chat_template": data.decode()}
-        except UnicodeDecodeError:
-            raise ConfigError(f"{alone}: the chat template is not UTF-8") from None
-    if isinstance(template, str):
-        return {"chat_template": template}
-    if not isinstance(template, list):
-        return {}
-    named = {
-        entry["name"]: entry["template"]
-        for entry in template
-        if isinstance(entry, dict)
-        and isinstance(entry.get("name"), str)
-        and isinstance(entry.get("template"), str)
-    }
-    default = named.pop("default", None)
-    return {"chat_template": default, "templates": named}
+    return SourceNotFoundError(f"{folder}: there is no tokenizer.json in this folder", hint=hint)

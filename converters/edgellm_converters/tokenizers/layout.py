@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from edgellm_converters.jsonfile import parse_json
+
 __all__ = ["KEY", "PARTS", "read_layout", "write_layout"]
 
 KEY = "edgellm.tokenizer.layout"
@@ -42,8 +44,8 @@ def read_layout(text: str | None, size: int) -> dict[str, Any] | None:
     if text is None or len(text) > MAX_CHARACTERS:
         return None
     try:
-        layout = json.loads(text)
-    except (ValueError, RecursionError):
+        layout = parse_json(text.encode())
+    except ValueError:
         return None
     if not isinstance(layout, dict) or not isinstance(layout.get("model"), dict):
         return None

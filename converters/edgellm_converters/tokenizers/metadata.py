@@ -84,6 +84,9 @@ def vocabulary_from_metadata(metadata: Values) -> Vocabulary:
         scores: list[float] = []
         merges = _texts(keys, "merges")
     elif model == "llama":
+        # What llama.cpp takes where the file names none.
+        defaults = {"unk": 0, "bos": 1, "eos": 2}
+        special = {r: at for r, at in defaults.items() if at < len(tokens)} | special
         pre, bos, prefix = "default", True, keys.flag("add_space_prefix", True)
         scores = [float(s) for s in _numbers(keys, "scores", len(tokens), None)]
         merges = []

@@ -10,9 +10,15 @@ from typing import Any
 from edgellm_converters.tokenizers.layout import PARTS, read_layout
 from edgellm_converters.tokenizers.pretokenizers import by_name
 from edgellm_converters.tokenizers.sentencepiece import merges_from_scores
-from edgellm_converters.tokenizers.vocabulary import SPACE, TokenType, Vocabulary
+from edgellm_converters.tokenizers.vocabulary import (
+    END_ROLES,
+    END_TEXTS,
+    SPACE,
+    TokenType,
+    Vocabulary,
+)
 
-__all__ = ["tokenizer_config", "tokenizer_json"]
+__all__ = ["end_ids", "tokenizer_config", "tokenizer_json"]
 
 _FILLER = re.compile(r"\[PAD\d+\]|<dummy\d+>")
 _ADDED = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
@@ -81,7 +87,8 @@ def tokenizer_config(vocabulary: Vocabulary, context: int) -> dict[str, Any]:
         "model_max_length": context,
     }
     for role, index in vocabulary.special.items():
-        config[f"{role}_token"] = vocabulary.tokens[index]
+        if role not in END_ROLES:
+            config[f"{role}_token"] = vocabulary.tokens[index]
     if vocabulary.templates:
         named = dict(vocabulary.templates)
         if vocabulary.chat_template is not None:
@@ -92,6 +99,16 @@ def tokenizer_config(vocabulary: Vocabulary, context: int) -> dict[str, Any]:
     elif vocabulary.chat_template is not None:
         config["chat_template"] = vocabulary.chat_template
     return config
+
+
+def end_ids(vocabulary: Vocabulary) -> list[int]:
+    """Give the ids that end an answer, as llama.cpp finds them: by their keys and by their texts.
+
+    Without the latter, a chat model whose only key is that of eos would never stop in transformers.
+    """
+    ids = [vocabulary.special[role] for role in ("eos", *END_ROLES) if role in vocabulary.special]
+    ids += [index for index, text in enumerate(vocabulary.tokens) if text in END_TEXTS]
+    return list(dict.fromkeys(ids))
 
 
 def _fitting(vocabulary: Vocabulary) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ SentencePiece models: by score, then by the ids of left and right.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from edgellm_converters.errors import ConfigError, UnsupportedError
@@ -18,6 +18,9 @@ __all__ = ["Pair", "merges_from_scores", "scores_from_merges"]
 
 Pair = tuple[str, str]
 
+# Cutting a token in two everywhere takes time that grows with the square of its length. The longest
+# tokens that merging reaches in vocabularies in use have some 50 characters.
+MAX_LENGTH = 512
 SPECIAL_SCORE = -1000.0  # what llama.cpp's converter gives to added tokens; nothing reads it
 
 
@@ -28,8 +31,9 @@ def merges_from_scores(path: Path, ids: Mapping[str, int], scores: Sequence[floa
     are by id.
 
     Raises:
-        ConfigError: a score is not finite.
+        ConfigError: a score is not finite, or a token is too long.
     """
+    _check_lengths(path, ids)
     ranked: list[tuple[float, int, int, Pair]] = []
     for token, index in ids.items():
         if len(token) < 2:
@@ -62,20 +66,23 @@ def scores_from_merges(
     be in the list.
 
     Raises:
-        ConfigError: a pair is made of what are no tokens.
+        ConfigError: a pair is made of what are no tokens, or a token is too long.
         UnsupportedError: no scores say the same as the list; an example is named.
     """
+    _check_lengths(path, ids)
     scores = [SPECIAL_SCORE] * size
     place: dict[str, int] = {}
     last = ""
     for left, right in merges:
         token = left + right
         if left not in ids or right not in ids or token not in ids:
-            raise ConfigError(f"{path}: the merge {left!r} + {right!r} is not made of tokens")
+            raise ConfigError(
+                f"{path}: the merge {left!r:.80} + {right!r:.80} is not made of tokens"
+            )
         if token != last:
             if token in place:
                 raise UnsupportedError(
-                    f"{path}: the merges into {token!r} stand apart in the list, which "
+                    f"{path}: the merges into {token!r:.80} stand apart in the list, which "
                     "SentencePiece scores cannot say"
                 )
             place[token] = len(place)
@@ -88,6 +95,15 @@ def scores_from_merges(
     plain = {token for token in ids if token not in added}
     _check_complete(path, plain, set(merges))
     return scores
+
+
+def _check_lengths(path: Path, tokens: Iterable[str]) -> None:
+    for token in tokens:
+        if len(token) > MAX_LENGTH:
+            raise ConfigError(
+                f"{path}: the token {token[:40]!r}... has {len(token)} characters, "
+                f"more than {MAX_LENGTH}"
+            )
 
 
 def _check_complete(path: Path, ids: Collection[str], merges: Collection[Pair]) -> None:

@@ -9,7 +9,15 @@ from pathlib import Path
 
 from edgellm_converters.errors import ConfigError
 
-__all__ = ["SPACE", "SPECIAL_ROLES", "TokenType", "Vocabulary", "check_unique"]
+__all__ = [
+    "END_ROLES",
+    "END_TEXTS",
+    "SPACE",
+    "SPECIAL_ROLES",
+    "TokenType",
+    "Vocabulary",
+    "check_unique",
+]
 
 SPACE = "\u2581"
 """The sign that SentencePiece writes for a space."""
@@ -23,7 +31,18 @@ SPECIAL_ROLES: Mapping[str, str] = {
     "pad": "tokenizer.ggml.padding_token_id",
     "cls": "tokenizer.ggml.cls_token_id",
     "mask": "tokenizer.ggml.mask_token_id",
+    "eot": "tokenizer.ggml.eot_token_id",
+    "eom": "tokenizer.ggml.eom_token_id",
 }
+END_ROLES = ("eot", "eom")
+"""Tokens that end an answer besides eos; transformers lists all of them as `eos_token_id`."""
+END_TEXTS = frozenset(
+    {
+        *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>"),
+        *("<|endoftext|>", "<|end_of_text|>", "<EOT>", "[EOT]", "[EOS]"),
+    }
+)
+"""Such tokens that llama.cpp knows by their text (`llama-vocab.cpp`) and needs no key for."""
 
 
 class TokenType(IntEnum):
@@ -73,5 +92,5 @@ def check_unique(path: Path, tokens: Sequence[str]) -> None:
     seen: dict[str, int] = {}
     for index, token in enumerate(tokens):
         if token in seen:
-            raise ConfigError(f"{path}: tokens {seen[token]} and {index} are both {token!r}")
+            raise ConfigError(f"{path}: tokens {seen[token]} and {index} are both {token!r:.80}")
         seen[token] = index

@@ -5,6 +5,7 @@ Whatever ends the writing (an error, Ctrl-C, a full disk) removes what was writt
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import tempfile
@@ -38,6 +39,8 @@ def check_target(target: Path, *, folder: bool, force: bool, source: Path | None
             files that are not ours, or its parent folder is missing.
     """
     parent = target.parent
+    if target.name in ("", "-", ".."):
+        raise OutputError(f"{target}: a name is needed for what is written")
     if not parent.is_dir():
         raise OutputError(f"{target}: the folder {parent} does not exist")
     if source is not None and target.exists() and target.samefile(source):
@@ -76,8 +79,10 @@ def require_space(target: Path, size: int) -> None:
     """Refuse to begin what the disk cannot hold; `size` in bytes.
 
     Raises:
-        OutputError: the free space of the target's disk is less.
+        OutputError: the free space of the target's disk is less, or it cannot be written at all.
     """
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"{target}: the folder {target.parent} cannot be written")
     free = shutil.disk_usage(target.parent).free
     if free < size:
         raise _full(target, f"{size / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free")
@@ -91,7 +96,7 @@ def atomic_file(target: Path, *, force: bool) -> Iterator[Path]:
         OutputError: the file cannot be written, or the target appeared meanwhile.
     """
     with _mapped(target):
-        descriptor, name = tempfile.mkstemp(".partial", f".{target.name}.", target.parent)
+        descriptor, name = tempfile.mkstemp(".partial", _hidden(target), target.parent)
         os.close(descriptor)
         temporary = Path(name)
         try:
@@ -116,8 +121,9 @@ def atomic_folder(target: Path, *, force: bool) -> Iterator[Path]:
         OutputError: it cannot be written, or the target appeared meanwhile.
     """
     with _mapped(target):
-        # Between the two renames below a target that is replaced does not exist for a moment.
-        temporary = Path(tempfile.mkdtemp(".partial", f".{target.name}.", target.parent))
+        # A link to a folder stays: what it leads to is replaced.
+        target = target.resolve() if target.is_symlink() else target
+        temporary = Path(tempfile.mkdtemp(".partial", _hidden(target), target.parent))
         try:
             yield temporary
             for file in temporary.iterdir():
@@ -138,7 +144,11 @@ def _swap(temporary: Path, target: Path) -> None:
     if not target.exists() or not any(target.iterdir()):
         temporary.replace(target)
         return
-    old = Path(tempfile.mkdtemp(".old", f".{target.name}.", target.parent))
+    if _exchange(temporary, target):
+        shutil.rmtree(temporary, ignore_errors=True)
+        return
+    # Between the two renames there is no target; what ends the process there leaves both folders.
+    old = Path(tempfile.mkdtemp(".old", _hidden(target), target.parent))
     target.replace(old)
     try:
         temporary.replace(target)
@@ -146,6 +156,24 @@ def _swap(temporary: Path, target: Path) -> None:
         old.replace(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; False where the system cannot."""
+    library = ctypes.CDLL(None)
+    first, second = os.fsencode(one.absolute()), os.fsencode(other.absolute())
+    if hasattr(library, "renameat2"):  # Linux; the folders of absolute paths are not looked at
+        exchange = 2  # RENAME_EXCHANGE
+        return bool(library.renameat2(-1, first, -1, second, exchange) == 0)
+    if hasattr(library, "renamex_np"):  # macOS
+        swap = 2  # RENAME_SWAP
+        return bool(library.renamex_np(first, second, swap) == 0)
+    return False
+
+
+def _hidden(target: Path) -> str:
+    """Give the start of a temporary name: short, since the target's may be as long as can be."""
+    return f".{target.name[:40]}."
 
 
 @contextmanager

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from edgellm.backends.base import BACKENDS, LoadOptions, Sampling, get_backend, select
 from edgellm.backends.llama_cpp.library import Log
 from edgellm.backends.llama_cpp.threads import default_threads
 from edgellm.errors import BackendError, UsageError
+
+ROOT = Path(__file__).resolve().parents[3]
+SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -71,21 +80,109 @@ def test_the_first_error_line_is_the_reason_and_other_levels_are_not():
     assert log.reason() == ""
 
 
-def test_threads_are_cores_and_a_quota_lowers_them(tmp_path):
-    import os
-
-    for number in os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ():
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A machine of four CPUs, two on each core, in files."""
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1, 2, 3}, raising=False)
+    for number, siblings in enumerate(("3", "3", "c", "c")):
         folder = tmp_path / f"cpu{number}" / "topology"
         folder.mkdir(parents=True)
-        (folder / "thread_siblings").write_text("ff\n")  # all are threads of one core
-    if not any(tmp_path.iterdir()):
-        pytest.skip("this system does not tell its cores through files")
-    assert default_threads(tmp_path, tmp_path / "none") == 1
-    quota = tmp_path / "cpu.max"
-    quota.write_text("max 100000\n")
-    all_cores = default_threads(tmp_path / "none", quota)
-    assert all_cores == len(os.sched_getaffinity(0))
-    quota.write_text("100000 100000\n")
-    assert default_threads(tmp_path / "none", quota) == 1
-    quota.write_text("50000 100000\n")
-    assert default_threads(tmp_path / "none", quota) == 1
+        (folder / "thread_siblings").write_text(siblings + "\n")
+
+    def threads(
+        cgroup: dict[str, str] | None = None, fast: str | None = None, cpu: str = ""
+    ) -> int:
+        for name, text in (cgroup or {}).items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(text + "\n")
+        if fast is not None:
+            (tmp_path / "fast").write_text(fast + "\n")
+        return default_threads(tmp_path / cpu, tmp_path, tmp_path / "fast")
+
+    return threads
+
+
+def test_threads_are_cores(machine):
+    assert machine() == 2
+    assert machine(cpu="nothing") == 4  # no file tells the cores
+
+
+def test_a_quota_lowers_the_threads(machine):
+    assert machine({"cpu.max": "max 100000"}) == 2
+    assert machine({"cpu.max": "150000 100000"}) == 1
+    assert machine({"cpu.max": "50000 100000"}) == 1
+    assert machine({"cpu.max": "nonsense"}) == 2
+
+
+def test_a_quota_of_an_older_kernel(machine):
+    period = {"cpu/cpu.cfs_period_us": "100000"}
+    assert machine({"cpu/cpu.cfs_quota_us": "-1", **period}) == 2
+    assert machine({"cpu/cpu.cfs_quota_us": "100000", **period}) == 1
+
+
+def test_slow_cores_are_left_out(machine):
+    assert machine(fast="0-1") == 1
+    assert machine(fast="0,2-3") == 2
+    assert machine(fast="8-15") == 2  # none of them is ours
+    assert machine(fast="") == 2
+
+
+LOAD = """
+from edgellm.backends.base import get_backend
+from edgellm.errors import BackendError
+try:
+    get_backend("llama_cpp")
+    from edgellm.backends.llama_cpp.library import library
+    library()
+except BackendError as error:
+    print(error, "|", error.hint)
+"""
+
+
+def python(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_library_that_cannot_be_loaded_is_one_sentence(tmp_path):
+    """A folder without it, a file that is none, and the library of another version."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "none").mkdir()
+    (tmp_path / "other").mkdir()
+    (package,) = importlib.util.find_spec("llama_cpp").submodule_search_locations
+    (real,) = (Path(package) / "lib").glob(f"libggml-base{SUFFIX}")
+    for name in ("libllama.so", "libllama.dylib"):
+        (tmp_path / "none" / name).write_bytes(b"no library")
+        (tmp_path / "other" / name).symlink_to(real)
+    for folder in ("empty", "none", "other"):
+        said = python(LOAD, LLAMA_CPP_LIB_PATH=str(tmp_path / folder))
+        assert said.startswith("llama.cpp cannot be loaded: "), said
+        assert said.rstrip().endswith(f"LLAMA_CPP_LIB_PATH names the folder {tmp_path / folder}: "
+                                      "unset it")  # fmt: skip
+
+
+def test_without_the_package_the_refusal_names_its_pip_command(tmp_path):
+    code = (
+        "import sys; sys.path = [p for p in sys.path if 'site-packages' not in p]\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pathlib import Path\n"
+        "from edgellm.backends.llama_cpp.library import missing\n"
+        "print(missing())"
+    )
+    assert "pip install llama-cpp-python" in python(code)
+
+
+def test_llama_cpp_can_be_imported_afterwards_as_usual():
+    code = LOAD + (
+        "import llama_cpp, llama_cpp.mtmd_cpp\n"
+        "print(llama_cpp.llama_cpp is library(), llama_cpp.Llama.__name__)"
+    )
+    assert python(code) == "True Llama\n"

@@ -37,7 +37,7 @@ class Lines:
         (['  """', "می‌روم", '"""  '], "می‌روم"),
         (['""""""'], ""),
         ([], None),
-        (['"""', "open"], None),
+        (['"""', "open"], ""),  # Ctrl-D drops the block and does not leave
     ],
 )
 def test_messages(lines, message):

@@ -74,9 +74,10 @@ def test_llama_3_factors_lie_where_its_paper_code_puts_them() -> None:
 def test_gemma_reads_both_forms_of_its_layers_and_thetas() -> None:
     gemma = by_gguf_name(HERE, "gemma3")
     kinds = ["sliding_attention"] * 5 + ["full_attention"]
-    old = values(head_dim=16, sliding_window=512, sliding_window_pattern=6)
+    small = {"head_dim": 16, "query_pre_attn_scalar": 16}
+    old = values(**small, sliding_window=512, sliding_window_pattern=6)
     new = values(
-        head_dim=16,
+        **small,
         sliding_window=512,
         layer_types=kinds * 2,
         rope_parameters={
@@ -88,18 +89,114 @@ def test_gemma_reads_both_forms_of_its_layers_and_thetas() -> None:
     assert first == second
     assert (first.sliding_pattern, first.rope_theta, first.rope_theta_local) == (6, 1e6, 1e4)
     with pytest.raises(UnsupportedError, match="layer_types"):
-        gemma.from_config(values(head_dim=16, layer_types=(kinds * 2)[1:] + kinds[:1]), [])
-    with pytest.raises(UnsupportedError, match="query_pre_attn_scalar"):
-        gemma.from_config(values(head_dim=16, query_pre_attn_scalar=17), [])
+        gemma.from_config(values(**small, layer_types=(kinds * 2)[1:] + kinds[:1]), [])
+    for other in (17, None):  # transformers takes 256 where there is none
+        with pytest.raises(UnsupportedError, match="query_pre_attn_scalar"):
+            gemma.from_config(values(**small | {"query_pre_attn_scalar": other}), [])
 
 
 def test_metadata_gives_the_measures_back() -> None:
     for architecture in ARCHITECTURES:
-        decoder = architecture.from_config(values(head_dim=16, rms_norm_eps=1e-5), [])
+        decoder = architecture.from_config(values(head_dim=256, rms_norm_eps=1e-5), [])
         keys = {key: value for key, (_, value) in architecture.metadata(decoder).items()}
         shapes = {rule.gguf: rule.shape for rule in architecture.rules(decoder)}
         stored = Values(HERE, keys).under(f"{architecture.name}.")
         assert architecture.from_metadata(stored, shapes) == decoder
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+
+
+@pytest.mark.parametrize(
+    ("more", "factor"),
+    [
+        ({}, None),
+        ({"attention_factor": 0.1 * np.log(4.0) + 1}, None),
+        ({"attention_factor": 1.5}, 1.5),
+        ({"mscale": 2.0, "mscale_all_dim": 1.0}, (0.2 * np.log(4) + 1) / (0.1 * np.log(4) + 1)),
+    ],
+)
+def test_yarn_is_what_llama_cpp_computes(more: dict[str, float], factor: float | None) -> None:
+    """llama.cpp's rope multiplies by attn_factor and by 0.1 ln(factor) + 1, and reads no other."""
+    llama = by_gguf_name(HERE, "llama")
+    decoder = llama.from_config(values(rope_scaling=YARN | more), [])
+    keys = {key: value for key, (_, value) in llama.metadata(decoder).items()}
+    stored = {key for key in keys if key.startswith("llama.rope.scaling.")}
+    names = {"type", "factor", "original_context_length"} | ({"attn_factor"} if factor else set())
+    assert stored == {f"llama.rope.scaling.{name}" for name in names}
+    if factor:
+        found = keys["llama.rope.scaling.attn_factor"]
+        assert found * (0.1 * np.log(4.0) + 1) == pytest.approx(factor)
+    shapes = {rule.gguf: rule.shape for rule in llama.rules(decoder)}
+    back = llama.from_metadata(Values(HERE, keys).under("llama."), shapes)
+    assert back.scaling is not None
+    assert back.scaling.config().get("attention_factor") == (factor and pytest.approx(factor))
+
+
+def test_rope_that_llama_cpp_has_not_got_is_refused() -> None:
+    for odd in (
+        YARN | {"beta_fast": 16},
+        YARN | {"beta_slow": 2},
+        YARN | {"truncate": False},
+        YARN | {"mrope_section": [2, 3, 3]},
+        {"rope_type": "default", "partial_rotary_factor": 0.5},
+        {"rope_type": "dynamic", "factor": 2.0},
+        {"rope_type": "linear", "factor": 2.0, "attention_factor": 2.0},
+    ):
+        for key in ("rope_scaling", "rope_parameters"):
+            with pytest.raises(UnsupportedError):
+                read_rope(values(**{key: odd}), 1e4)
+    with pytest.raises(ConfigError, match="not the same"):
+        read_rope(values(rope_scaling=YARN, rope_parameters={"rope_theta": 1e4}), 1e4)
+    nested = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_type": "linear"}}
+    gemma = by_gguf_name(HERE, "gemma3")
+    with pytest.raises(UnsupportedError, match="window"):
+        gemma.from_config(values(head_dim=256, rope_parameters=nested), [])
+    with pytest.raises(UnsupportedError, match="yarn"):
+        gemma.from_config(values(head_dim=256, rope_scaling=YARN), [])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "without_effect"),
+    [
+        ("attention_multiplier", 0.5, None),
+        ("residual_multiplier", 0.2, 1.0),
+        ("partial_rotary_factor", 0.5, 1.0),
+        ("attn_logit_softcapping", 50.0, None),
+        ("num_local_experts", 8, 0),
+        ("qk_layernorm", True, False),
+        ("hidden_act", "gelu", "silu"),
+        ("layer_types", ["full_attention", "sliding_attention"], ["full_attention"] * 2),
+    ],
+)
+def test_settings_that_would_be_passed_over_are_refused(
+    key: str, value: object, without_effect: object
+) -> None:
+    llama = by_gguf_name(HERE, "llama")
+    with pytest.raises(UnsupportedError, match=key):
+        llama.from_config(values(**{key: value}), [])
+    llama.from_config(values(**{key: without_effect}), [])
+
+
+def test_gemma_has_one_activation() -> None:
+    gemma = by_gguf_name(HERE, "gemma3")
+    with pytest.raises(UnsupportedError, match="hidden_activation"):
+        gemma.from_config(values(head_dim=256, hidden_activation="gelu"), [])
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_metadata_without_a_place_is_refused(name: str) -> None:
+    architecture = by_gguf_name(HERE, name)
+    decoder = architecture.from_config(values(head_dim=256), [])
+    keys = {key: value for key, (_, value) in architecture.metadata(decoder).items()}
+    shapes = {rule.gguf: rule.shape for rule in architecture.rules(decoder)}
+    for key, value in (("attention.scale", 0.1), ("logit_scale", 2.0), ("attention.causal", False)):
+        odd = Values(HERE, keys | {f"{name}.{key}": value})
+        with pytest.raises(UnsupportedError, match=key):
+            architecture.from_metadata(odd.under(f"{name}."), shapes)
+    plain = {"attention.causal": True, "expert_count": 0, "logit_scale": 0.0}
+    harmless = Values(HERE, keys | {f"{name}.{key}": value for key, value in plain.items()})
+    assert architecture.from_metadata(harmless.under(f"{name}."), shapes) == decoder
 
 
 @pytest.mark.parametrize("key", ["hidden_size", "num_attention_heads", "vocab_size"])

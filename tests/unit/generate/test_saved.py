@@ -42,8 +42,9 @@ def test_a_failed_save_keeps_the_old_one(monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as caught:
         save_session("a", SavedSession(None, None, ()))
+    assert caught.value.filename == str(sessions_dir() / "a.json")
     assert load_session("a") == TALK
     assert [entry.name for entry in sessions_dir().iterdir()] == ["a.json"]
 
@@ -58,9 +59,12 @@ def test_a_name_never_leads_out_of_the_folder(name):
         load_session(name)
 
 
-def test_persian_names():
-    save_session("گفتگو", TALK)
-    assert session_names() == ["گفتگو"]
+@pytest.mark.parametrize("name", ["گفتگو", "نامه\u200cها"])
+def test_persian_names(name):
+    save_session(name, TALK)
+    (sessions_dir() / "gone.json").symlink_to("nowhere")
+    assert session_names() == [name]
+    assert load_session(name) == TALK
 
 
 def test_what_is_not_there_names_what_is():

@@ -69,18 +69,22 @@ def test_none_is_the_default_model() -> None:
         ("smollm2", "no model", "did you mean smollm2-135m-instruct?"),
         ("mine-1c", "no model mine-1c", "did you mean mine-1b?"),
         ("qwertz", "no model or file qwertz", "edgellm list"),
-        ("./no/such.gguf", "no file ./no/such.gguf", "edgellm list"),
-        ("user/repo.gguf", "no file user/repo.gguf", "edgellm list"),
+        ("./no/such.gguf", "no file ./no/such.gguf", "there is no folder no"),
+        ("user/repo.gguf", "no file user/repo.gguf", "there is no folder user"),
+        ("./notes-1.gguf", "no file ./notes-1.gguf", "did you mean notes-2.gguf?"),
+        ("https://hf.co/a/b.gguf", "from an address is not supported", "give its path"),
+        ("hf.co/a/b:Q4_K_M", "from an address is not supported", "give its path"),
         ("user/repo-1B:Q4_K_M", "a hub by user/repo is not supported yet", "download the GGUF"),
         ("", "empty", "edgellm list"),
         ("a\0b", "no model or file", "edgellm list"),
         ("x" * 5000, "no model or file", "edgellm list"),
-        ("~no-such-user-here/a.gguf", "no file", "edgellm list"),
+        ("~no-such-user-here/a.gguf", "no file", "there is no folder ~no-such-user-here"),
     ],
 )
 def test_what_is_not_there_gets_a_hint(
-    stored: Path, reference: str, sentence: str, hint: str
+    stored: Path, here: Path, reference: str, sentence: str, hint: str
 ) -> None:
+    (here / "notes-2.gguf").write_bytes(b"GGUF")
     with pytest.raises(NotFoundError) as caught:
         resolve(reference)
     assert sentence in str(caught.value)
@@ -92,8 +96,22 @@ def test_a_folder_is_no_model_file_unless_it_is_asked_for(here: Path) -> None:
     (here / "my finetune").mkdir()
     with pytest.raises(NotFoundError, match="is a folder") as caught:
         resolve("my finetune")
+    assert caught.value.hint == "give the path of a GGUF file"
+    (here / "my finetune" / "a.gguf").write_bytes(b"GGUF")
+    with pytest.raises(NotFoundError) as caught:
+        resolve("my finetune")
+    assert caught.value.hint == "there is my finetune/a.gguf in it"
+    (here / "my finetune" / "config.json").write_text("{}")
+    with pytest.raises(NotFoundError) as caught:
+        resolve("my finetune")
     assert caught.value.hint == "make one from it: edgellm convert 'my finetune' -o model.gguf"
     assert resolve("my finetune", folders=True) == Path("my finetune")
+
+
+@pytest.mark.parametrize("reference", ["x" * 5000 + "/a", "a\0b/c", "/root/\0.gguf"])
+def test_an_impossible_path_is_not_there(reference: str) -> None:
+    with pytest.raises(NotFoundError, match="no file"):
+        resolve(reference)
 
 
 def test_a_pipe_is_refused_without_being_opened(here: Path) -> None:
