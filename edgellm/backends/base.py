@@ -135,6 +135,10 @@ class Context(Protocol):
         """How many tokens it can hold."""
 
     @property
+    def prefills(self) -> int:
+        """How many prompts it was given: whoever finds another number than before has lost it."""
+
+    @property
     def held(self) -> Sequence[int]:
         """The tokens that are evaluated: a prompt, and what was sampled but the last token."""
 
@@ -145,6 +149,10 @@ class Context(Protocol):
 
         What this context holds already is kept as far as it is the same prefix. Gives the number
         of tokens that were kept. At least one token is always evaluated.
+
+        A backend rounds a batch of tokens otherwise than the same tokens one by one, so that the
+        text after a kept prefix can differ from that of an empty context where two tokens are
+        almost equally likely.
 
         Raises:
             CancelledError: `cancelled` gave True; the context stays usable.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,7 +16,7 @@ from edgellm.cli.generation import (
     prepare_stdout,
 )
 from edgellm.cli.options import option
-from edgellm.cli.run import INTERRUPTED, answer, with_stdin
+from edgellm.cli.run import answer, with_stdin
 
 __all__ = ["command"]
 
@@ -52,8 +53,10 @@ def command(
         raise click.UsageError(f"the model is given twice: {given_model()} and {model_word}")
     if prompt_word and values["prompt"]:
         raise click.UsageError("the prompt is given twice")
-    model = model_word or values["model"]
     prompt = prompt_word or values["prompt"]
+    if model_word and prompt is None and " " in model_word and not Path(model_word).exists():
+        raise click.UsageError(f"{model_word!r} is no model; for one answer: -p {model_word!r}")
+    model = values["model"] if model_word is None else model_word
     if prompt is not None:
         if continue_last:
             raise click.UsageError("--continue goes on with a conversation: it takes no prompt")
@@ -85,7 +88,7 @@ def talk(model: str | None, values: dict[str, Any], *, continue_last: bool) -> i
                 cancelled=cancel.is_set,
             )
         except CancelledError:
-            return INTERRUPTED
+            raise KeyboardInterrupt from None
     with loaded:
         terminal = sys.stdin is not None and sys.stdin.isatty()
         reader = TerminalReader(history_file()) if terminal else PipeReader()

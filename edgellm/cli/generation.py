@@ -150,7 +150,7 @@ def read_stdin() -> str | None:
     if len(raw) > MAX_STDIN:
         raise UsageError(f"stdin holds more than {MAX_STDIN} bytes")
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise UsageError(f"stdin is not UTF-8 text (at byte {error.start})") from error
 
@@ -176,11 +176,13 @@ def show(generation: Generation) -> GenerationResult:
     terminal = stdout.isatty()
     write, flush = stdout.write, stdout.flush
     last = ""
-    for text in generation:
-        write(printable_text(text) if terminal else text)
-        flush()
-        last = text
-    if last and not last.endswith("\n"):
-        write("\n")
-        flush()
+    try:
+        for text in generation:
+            write(printable_text(text) if terminal else text)
+            flush()
+            last = text
+    finally:  # also before the sentence of an error
+        if last and not last.endswith("\n"):
+            write("\n")
+            flush()
     return generation.result

@@ -81,8 +81,6 @@ class Repl:
         try:
             message = read_message(self._reader)
             if message is None:
-                if self._reader.interactive:
-                    notice("")
                 return False
             if not message.strip():
                 return True

@@ -93,6 +93,12 @@ def set_value(repl: Repl, rest: str) -> None:
             f"there is no parameter {typed}", hint=_near(name, [*SAMPLING_NAMES, *OTHER_NAMES])
         )
     options = repl.conversation.options
+    if not value and name in SAMPLING_NAMES:
+        notice(f"  {typed:<16}{getattr(options.sampling, SAMPLING_NAMES[name][0])}")
+        return
+    if not value and name == "predict":
+        notice(f"  {typed:<16}{options.max_tokens}")
+        return
     if name == "stop":
         stop = (*options.stop, _unquoted(value)) if value else ()
         repl.conversation.options = dataclasses.replace(options, stop=stop)
@@ -106,7 +112,7 @@ def set_value(repl: Repl, rest: str) -> None:
             number = drawn_seed()
         sampling = dataclasses.replace(options.sampling, **{field: number})
         repl.conversation.options = dataclasses.replace(options, sampling=sampling)
-    notice(f"{typed} is set.")
+    notice(f"{typed} is set." if value else "There is no stop string now.")
 
 
 def show_params(repl: Repl) -> None:
@@ -246,7 +252,10 @@ def find_command(line: str) -> tuple[ReplCommand, str]:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else "/help lists the commands"
         raise UsageError(f"there is no command {name}", hint=hint)
-    return COMMANDS[name], rest.strip()
+    command = COMMANDS[name]
+    if rest.strip() and command.usage == name:
+        raise UsageError(f"{name} takes nothing behind it")
+    return command, rest.strip()
 
 
 def _near(name: str, known: list[str]) -> str:
@@ -256,7 +265,7 @@ def _near(name: str, known: list[str]) -> str:
 
 def _number(name: str, value: str, kind: type[int] | type[float]) -> int | float:
     try:
-        return kind(value)
+        return kind(value.replace("\u066b", "."))  # the decimal sign of Persian keyboards
     except ValueError:
         what = "a whole number" if kind is int else "a number"
         raise UsageError(f"{name} takes {what}, not {value!r}") from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import locale
+import os
 import sys
 from pathlib import Path
 from typing import Protocol
@@ -42,11 +44,14 @@ class TerminalReader:
         self._readline = False
         if not sys.stdout.isatty():
             return  # input() edits lines only where it can draw them
+        _use_utf8()
         try:
             import readline
         except ImportError:  # a Python built without it: lines can still be typed
             return
         self._readline = True
+        # A text that is pasted comes as one line with newlines in it, and not as many messages.
+        readline.parse_and_bind("set enable-bracketed-paste on")
         readline.set_history_length(HISTORY_LINES)
         if history is not None:
             with contextlib.suppress(OSError):
@@ -60,10 +65,13 @@ class TerminalReader:
             click.echo(prompt, nl=False, err=True)
             line = sys.stdin.readline()
         except EOFError:
-            return None
+            line = ""
         except UnicodeDecodeError as error:
             raise UsageError("the line is not text in the terminal's encoding") from error
-        return line.rstrip("\n") if line else None
+        if line:
+            return line.rstrip("\n")
+        click.echo(err=True)  # Ctrl-D leaves the cursor behind the prompt
+        return None
 
     def close(self) -> None:
         """Write the history."""
@@ -75,6 +83,20 @@ class TerminalReader:
             self._history.parent.mkdir(parents=True, exist_ok=True)
             readline.write_history_file(self._history)
             self._history.chmod(0o600)
+
+
+def _use_utf8() -> None:
+    """Let readline take UTF-8 as Python does in the C locale, where it would see Meta keys.
+
+    It asks the environment itself, so that setting the locale alone is not enough.
+    """
+    if sys.platform == "win32" or not sys.flags.utf8_mode:
+        return
+    if locale.nl_langinfo(locale.CODESET) == "UTF-8":
+        return
+    os.environ["LC_ALL"] = "C.UTF-8"
+    with contextlib.suppress(locale.Error):
+        locale.setlocale(locale.LC_CTYPE, "")
 
 
 class PipeReader:
@@ -117,7 +139,7 @@ def read_message(reader: LineReader) -> str | None:
     while True:
         line = reader.line(MORE)
         if line is None:
-            return None if reader.interactive else "\n".join(lines)
+            return "" if reader.interactive else "\n".join(lines)
         if line.rstrip().endswith(FENCE):
             last = line.rstrip()[: -len(FENCE)]
             return "\n".join([*lines, last] if last.strip() else lines)

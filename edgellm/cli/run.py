@@ -56,8 +56,11 @@ def command(words: tuple[str, ...], raw: bool, as_json: bool, **values: Any) -> 
     model, prompt = choose_model_and_prompt(words, given_model(), values["prompt"])
     text = with_stdin(prompt)
     if text is None:
-        raise click.UsageError("there is no prompt: give one, or pipe a text in")
-    return answer(model or values["model"], text, values, raw=raw, as_json=as_json)
+        of = f" for the model {model}" if model else ""
+        raise click.UsageError(f"there is no prompt{of}: give one, or pipe a text in")
+    if model is None:
+        model = values["model"]
+    return answer(model, text, values, raw=raw, as_json=as_json)
 
 
 def choose_model_and_prompt(
@@ -85,8 +88,10 @@ def choose_model_and_prompt(
 
 
 def with_stdin(prompt: str | None) -> str | None:
-    """Append what is piped in; None if there is neither a prompt nor a text."""
+    """Append what is piped in (`-` alone stands for it); None if there is nothing."""
     piped = read_stdin()
+    if prompt == "-":
+        prompt = None
     texts = [text for text in (prompt, piped) if text and text.strip()]
     if not texts:
         return prompt
@@ -112,7 +117,7 @@ def answer(
                 cancelled=cancel.is_set,
             )
         except CancelledError:
-            return INTERRUPTED
+            raise KeyboardInterrupt from None
         with loaded:
             generation = _begin(loaded, text, values["system"], options, raw, cancel)
             result = generation.read() if as_json else show(generation)

@@ -87,8 +87,9 @@ class GenerationResult:
 class Generation:
     """A stream of text; iterate over it once, then `result` is there.
 
-    Iterating raises ContextOverflowError if the prompt leaves no room for an answer, and
-    BackendError if the backend fails. Set `cancel` from any thread to stop it: the stream ends with
+    Iterating raises ContextOverflowError if the prompt leaves no room for an answer, BackendError
+    if the backend fails, and UsageError if another generation was begun on the same context. Set
+    `cancel` from any thread to stop it: the stream ends with
     the finish reason "cancelled".
     """
 
@@ -148,7 +149,12 @@ class Generation:
         start = first = last = time.perf_counter()
         try:
             reused = context.prefill(self._prompt, options.sampling, cancelled)
+            ours = context.prefills
             while True:
+                if context.prefills != ours:
+                    raise UsageError(
+                        "another text was begun on this model, so that this one cannot go on"
+                    )
                 if count == limit:
                     reason = at_limit
                     break

@@ -1,10 +1,16 @@
 """A Jinja environment for templates that come out of files nobody vouches for.
 
 Jinja's ImmutableSandboxedEnvironment keeps a template away from Python's insides, but not from
-looping for ever or building texts that fill the memory. Here every render has a budget of steps
-(lines of template code that run), of seconds, and of characters that operations may produce;
-filters and string methods come from a list; everything that can make something large out of
-something small is bounded before it runs.
+looping for ever or building values that fill the memory. Here every render has a budget of
+characters and of seconds. Four things make the limits hold:
+
+- Values cannot be changed, so that a large one is made of smaller ones step by step. Each place
+  where a template makes a list or mapping (literals, calls, filters, `+` and `*`) asks for its
+  *size*: that of all it holds, counted as often as it is held. A value whose size is over the limit
+  never comes into being, and so whatever Python does with one (compare, sort, hash, print) ends.
+- What makes a text or a list pays for it from the budget, before it is made where it can be large.
+- Comparisons, tests, filters, calls and turns of a loop look at the clock.
+- Filters and methods of strings come from a list; only those whose cost is known are on it.
 """
 
 from __future__ import annotations
@@ -12,30 +18,33 @@ from __future__ import annotations
 import datetime
 import functools
 import json
-import sys
+import string
 import threading
 import time
-import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from typing import Any, NoReturn, cast
 
 import jinja2
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
+from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+from jinja2.visitor import NodeTransformer
 
 from edgellm.errors import TemplateError
 
 __all__ = ["ChatEnvironment", "LimitError", "raise_exception"]
 
-MAX_STEPS = 1_000_000  # lines of template code; a long conversation takes some ten thousand
 MAX_SECONDS = 10.0
-MAX_PRODUCED = 64_000_000  # characters and list items that operations make, all together
+MAX_PRODUCED = 64_000_000  # characters that one render may make, all together
+MAX_SIZE = 32_000_000  # characters in one value
+ITEM = 10  # what an item of a list, or a turn of a loop, costs in characters
+VALUE = 100  # what a value inside a list adds to the list's size: Python's work on it
 MAX_NUMBER_BITS = 4096
-MAX_NODES = 200_000  # values inside one list or mapping that becomes text
+MAX_DIGITS = 100
 
 # What chat templates use; everything else (lipsum, center, batch, xmlattr ...) is not there.
 FILTERS = (
@@ -53,6 +62,10 @@ STRING_METHODS = frozenset(
         "swapcase", "title", "upper",
     )
 )  # fmt: skip
+CONTAINERS = (list, tuple, set, frozenset, Mapping, KeysView, ValuesView, ItemsView)
+
+# The names under which templates reach our own checks; no template can write them.
+CHECK, TURN = "(check)", "(turn)"
 
 
 class LimitError(Exception):
@@ -70,27 +83,103 @@ class GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class Guard(NodeTransformer):
+    """Puts our checks into the code of a template, where Jinja asks nobody."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802  (jinja2's names)
+        """Look at the clock in each turn."""
+        self.generic_visit(node)
+        turn = nodes.ExprStmt(_filtered(nodes.Const(0, lineno=node.lineno), TURN))
+        node.body.insert(0, turn.set_lineno(node.lineno))
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
+        """Look at the clock after a comparison."""
+        return _filtered(self.generic_visit(node), TURN)
+
+    def visit_List(self, node: nodes.List) -> nodes.Node:  # noqa: N802
+        """Take the size of what a template makes."""
+        return _filtered(self.generic_visit(node), CHECK)
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:  # noqa: N802
+        """Take the size of what a template makes."""
+        return _filtered(self.generic_visit(node), CHECK)
+
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:  # noqa: N802
+        """Take the size of a key before it is hashed."""
+        self.generic_visit(node)
+        node.key = _filtered(node.key, CHECK)
+        return node
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
+        """Take the size of what a template makes; `for a, b in` makes nothing."""
+        self.generic_visit(node)
+        return _filtered(node, CHECK) if node.ctx == "load" else node
+
+
+def _filtered(node: nodes.Node, name: str) -> nodes.Expr:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+
 class Budget:
-    """What one render may still use."""
+    """What one render may still use, and the sizes of the containers that it met.
+
+    The containers are kept, because their sizes are found by their `id`.
+    """
 
     def __init__(self) -> None:
-        self.steps = MAX_STEPS
         self.produced = MAX_PRODUCED
         self.deadline = time.monotonic() + MAX_SECONDS
+        self.sizes: dict[int, tuple[object, int]] = {}
 
     def spend(self, amount: int) -> None:
-        """Take characters or items from the budget."""
+        """Take characters from the budget, and look at the clock."""
         self.produced -= amount
         if self.produced < 0:
             raise LimitError("it builds too large a text")
-
-    def step(self) -> None:
-        """Take one line of template code from the budget."""
-        self.steps -= 1
-        if self.steps < 0:
-            raise LimitError("it runs too many steps")
         if time.monotonic() > self.deadline:
             raise LimitError("it runs for too long")
+
+    def size(self, value: Any) -> int:
+        """Give the size of a value in characters.
+
+        Raises:
+            LimitError: it is too large.
+            SecurityError: a container holds a namespace, whose size can change.
+        """
+        if isinstance(value, str):
+            return len(value)
+        if isinstance(value, int):
+            return 1 + value.bit_length() // 3
+        if isinstance(value, Namespace):
+            raise SecurityError("a namespace is used as a value")
+        if not isinstance(value, CONTAINERS):
+            return VALUE
+        known = self.sizes.get(id(value))
+        if known is not None:
+            return known[1]
+        items = [*value.keys(), *value.values()] if isinstance(value, Mapping) else [*value]
+        self.spend(ITEM * len(items))
+        total = VALUE * (1 + len(items)) + sum(map(self.size, items))
+        if total > MAX_SIZE:
+            raise LimitError("it builds too large a list")
+        self.sizes[id(value)] = (value, total)
+        return total
+
+    def check(self, value: Any) -> Any:
+        """Give a value that has been made; a container's size is taken."""
+        if isinstance(value, CONTAINERS):
+            self.size(value)
+        return value
+
+    def collect(self, values: Iterable[Any]) -> list[Any]:
+        """Give the items of an iterator, each of them paid."""
+        found = []
+        for value in values:
+            self.spend(ITEM)
+            found.append(value)
+        self.size(found)
+        return found
 
 
 class ChatEnvironment(ImmutableSandboxedEnvironment):
@@ -104,16 +193,19 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             optimized=False,  # folding constants would run operations outside of the budget
             extensions=["jinja2.ext.loopcontrols", GenerationTag],
-            finalize=self._finalize,
+            finalize=self._paid,
             cache_size=0,
         )
         self._lock = threading.Lock()
         self._budget = Budget()
-        self.filters = {name: self._bounded(self.filters[name]) for name in FILTERS}
-        self.filters["replace"] = self._replace
-        self.filters["join"] = self._bounded_join_filter(jinja2.filters.FILTERS["join"])
-        self.filters["indent"] = self._indent
-        self.filters["tojson"] = self._tojson
+        filters = {name: self.filters[name] for name in FILTERS}
+        filters |= {"replace": self._replace, "join": self._join, "indent": self._indent}
+        filters |= {"tojson": self._tojson, "round": _round}
+        self.filters = {name: self._bounded(function) for name, function in filters.items()}
+        self.filters[CHECK] = lambda value: self._budget.check(value)
+        self.filters[TURN] = self._turn
+        tests = cast("dict[str, Callable[..., Any]]", self.tests)
+        self.tests = {name: self._timed(test) for name, test in tests.items()}
         self.globals = {
             name: self.globals[name] for name in ("range", "namespace", "dict", "joiner", "cycler")
         }
@@ -133,13 +225,34 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             # The code of `a ~ b` calls these names of its own module.
             namespace = template.root_render_func.__globals__
             namespace["str_join"] = namespace["markup_join"] = self._concat
-            with _traced(template.root_render_func.__code__.co_filename, self._budget.step):
-                return str(self._concat(template.root_render_func(template.new_context(variables))))
+            try:
+                return self._concat(template.root_render_func(template.new_context(variables)))
+            finally:
+                self._budget = Budget()  # the old one keeps what the template made
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        Guard().visit(tree)
+        tree.set_environment(self)
+        return tree
 
     # What the sandbox asks before an attribute, a call or an operation.
 
-    def wrap_str_format(self, value: Any) -> None:
-        """Give no safe `str.format`: a width in it makes a text of any size."""
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """Give a `str.format` of plain fields: a width makes a text of any size."""
+        safe = super().wrap_str_format(value)
+        if safe is None:
+            return None
+
+        def bounded(*args: Any, **kwargs: Any) -> str:
+            fields = list(string.Formatter().parse(value.__self__))
+            if any(width or conversion for _, _, width, conversion in fields):
+                raise SecurityError("only plain fields can be formatted in a chat template")
+            size = sum(map(self._budget.size, (*args, *kwargs.values())))
+            self._budget.spend(len(value.__self__) + len(fields) * size)
+            return safe(*args, **kwargs)
+
+        return bounded
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Allow the methods of strings by name, and of the rest what the sandbox allows."""
@@ -157,15 +270,20 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         **kwargs: Any,
     ) -> Any:
         """Call something from a template, paying for the text that it walks over."""
+        budget = __self._budget
+        for value in (*args, *kwargs.values()):
+            # A macro is a template's own code, which may hand its namespaces around.
+            if not (isinstance(value, Namespace) and isinstance(__obj, Macro)):
+                budget.size(value)
         owner = getattr(__obj, "__self__", None)
+        budget.spend(len(owner) + 1 if isinstance(owner, str | list | tuple | dict) else 1)
         if isinstance(owner, str):
-            __self._budget.spend(len(owner) + 1)
             name = getattr(__obj, "__name__", "")
             if name == "replace" and len(args) >= 2:
                 return __self._replace(owner, *args)
             if name == "join" and args:
-                args = (__self._items(args[0], len(owner)), *args[1:])
-        return super().call(__context, __obj, *args, **kwargs)
+                args = (__self._texts(args[0], len(owner)), *args[1:])
+        return budget.check(super().call(__context, __obj, *args, **kwargs))
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         """Give an item or a slice; a slice is a copy that has to be paid for."""
@@ -194,56 +312,48 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             and left.bit_length() + right.bit_length() > MAX_NUMBER_BITS
         ):
             raise LimitError("it computes too large a number")
-        return super().call_binop(context, operator, left, right)
+        return self._budget.check(super().call_binop(context, operator, left, right))
 
     # Bounded forms of what builds text.
 
-    def _finalize(self, value: Any) -> Any:
-        """Look at every value that is written out; containers become text with all they hold."""
-        self._measure(value)
+    def _paid(self, value: Any) -> Any:
+        """Pay for the text of a value before it is made."""
+        self._budget.spend(self._budget.size(value))
         return value
 
-    def _measure(self, value: Any) -> None:
-        """Pay for the text of a value before it is made."""
-        if isinstance(value, str):
-            self._budget.spend(len(value))
-            return
-        seen = 0
-        open_values = [value]
-        while open_values:
-            item = open_values.pop()
-            seen += 1
-            if seen > MAX_NODES:
-                raise LimitError("it writes out too large a list")
-            if isinstance(item, str):
-                self._budget.spend(len(item))
-            elif isinstance(item, Mapping):
-                open_values.extend(item.keys())
-                open_values.extend(item.values())
-            elif isinstance(item, list | tuple | set | frozenset):
-                open_values.extend(item)
+    def _turn(self, value: Any) -> Any:
+        """Pay for a turn of a loop or a comparison."""
+        self._budget.spend(ITEM)
+        return value
 
     def _concat(self, parts: Iterable[Any]) -> str:
-        texts = []
-        for part in parts:
-            self._measure(part)
-            texts.append(str(part))
-        return "".join(texts)
+        return "".join([str(self._paid(part)) for part in parts])
 
-    def _items(self, values: Iterable[Any], separator: int) -> list[str]:
-        items = []
+    def _texts(self, values: Iterable[Any], separator: int) -> list[str]:
+        texts = []
         for value in values:
             self._budget.spend(separator + 1)
-            self._measure(value)
-            items.append(str(value))
-        return items
+            texts.append(str(self._paid(value)))
+        return texts
 
     def _replace(self, value: Any, old: Any, new: Any, count: int | None = -1) -> str:
         text, old, new = str(value), str(old), str(new)
-        found = text.count(old) if count is None or count < 0 else min(count, text.count(old))
-        self._budget.spend(len(text) + found * len(new))
         limit = -1 if count is None else count
+        found = text.count(old) if limit < 0 else min(limit, text.count(old))
+        self._budget.spend(len(text) + found * len(new))
         return text.replace(old, new, limit)
+
+    @jinja2.pass_environment
+    def _join(
+        self,
+        _environment: jinja2.Environment,
+        value: Any,
+        d: str = "",
+        attribute: str | int | None = None,
+    ) -> str:
+        if attribute is not None:
+            value = map(jinja2.filters.make_attrgetter(self, attribute), value)
+        return str(d).join(self._texts(value, len(str(d))))
 
     def _indent(
         self, text: Any, width: int | str = 4, first: bool = False, blank: bool = False
@@ -266,45 +376,51 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         sort_keys: bool = False,
     ) -> str:
         """Give JSON without HTML escapes, as the templates' authors saw it."""
-        self._measure(value)
-        if indent is not None:
-            indent = min(max(int(indent), 0), 16)
-        return json.dumps(
-            value,
+        encoder = json.JSONEncoder(
             ensure_ascii=ensure_ascii,
-            indent=indent,
+            indent=indent if indent is None else min(max(int(indent), 0), 16),
             separators=separators,
             sort_keys=sort_keys,
         )
-
-    def _bounded_join_filter(self, join: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(join)  # takes over the mark that asks jinja for its eval context
-        def bounded(eval_ctx: Any, value: Any, d: str = "", attribute: Any = None) -> Any:
-            if attribute is not None:
-                return join(eval_ctx, self._paid(value), d, attribute)
-            return str(d).join(self._items(value, len(str(d))))
-
-        return bounded
-
-    def _paid(self, values: Iterable[Any]) -> Iterator[Any]:
-        for value in values:
-            self._measure(value)
-            yield value
+        texts = []
+        for text in encoder.iterencode(value):
+            self._budget.spend(len(text))
+            texts.append(text)
+        return "".join(texts)
 
     def _bounded(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a filter so that the text or list that it gets has been paid for."""
+        """Wrap a filter so that what it gets has a size, and what it gives has been paid."""
         position = 1 if hasattr(function, "jinja_pass_arg") else 0
 
         @functools.wraps(function)
         def bounded(*args: Any, **kwargs: Any) -> Any:
-            value = args[position] if len(args) > position else None
-            if isinstance(value, str | list | tuple | Mapping):
-                self._budget.spend(len(value) + 1)
-                if function in (jinja2.filters.FILTERS["string"], jinja2.filters.FILTERS["trim"]):
-                    self._measure(value)
-            return function(*args, **kwargs)
+            budget = self._budget
+            for value in (*args[position:], *kwargs.values()):
+                budget.size(value)
+            value = args[position]
+            budget.spend(len(value) + 1 if hasattr(value, "__len__") else 1)
+            result = function(*args, **kwargs)
+            if isinstance(result, str):
+                budget.spend(len(result))
+            elif isinstance(result, Iterator):
+                return budget.collect(result)
+            return budget.check(result)
 
         return bounded
+
+    def _timed(self, test: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(test)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._budget.spend(0)
+            return test(*args, **kwargs)
+
+        return timed
+
+
+def _round(value: float, precision: int = 0, method: str = "common") -> float:
+    if abs(precision) > MAX_DIGITS:
+        raise LimitError("it computes too large a number")
+    return jinja2.filters.do_round(value, precision, method)  # type: ignore[arg-type]
 
 
 def raise_exception(message: object) -> NoReturn:
@@ -321,23 +437,3 @@ def strftime_now(format: str) -> str:
     if len(str(format)) > 100:
         raise LimitError("it asks for too long a date")
     return datetime.datetime.now().strftime(str(format))
-
-
-@contextmanager
-def _traced(filename: str, step: Callable[[], None]) -> Iterator[None]:
-    """Call `step` for every line that runs in code of this file name, in this thread only."""
-
-    def local(_frame: types.FrameType, event: str, _arg: object) -> Any:
-        if event == "line":
-            step()
-        return local
-
-    def tracer(frame: types.FrameType, _event: str, _arg: object) -> Any:
-        return local if frame.f_code.co_filename == filename else None
-
-    before = sys.gettrace()
-    sys.settrace(tracer)
-    try:
-        yield
-    finally:
-        sys.settrace(before)

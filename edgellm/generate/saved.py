@@ -20,7 +20,7 @@ __all__ = ["LAST", "SavedSession", "load_session", "save_session", "session_name
 LAST = "last"  # the name under which a conversation is kept for `edgellm chat --continue`
 VERSION = 1
 MAX_BYTES = 64_000_000
-NAME = re.compile(r"[^\W_][\w.\-]{0,99}")
+NAME = re.compile(r"[^\W_][\w.\-\u200c]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ def sessions_dir() -> Path:
 def session_names() -> list[str]:
     """Give the names of the saved conversations, the newest first."""
     try:
-        files = [entry for entry in sessions_dir().iterdir() if entry.suffix == ".json"]
+        files = [entry for entry in sessions_dir().glob("*.json") if entry.is_file()]
+        files.sort(key=lambda entry: (-entry.stat().st_mtime_ns, entry.name))
     except OSError:
         return []
-    files.sort(key=lambda entry: (-entry.stat().st_mtime_ns, entry.name))
     return [entry.stem for entry in files if NAME.fullmatch(entry.stem)]
 
 
@@ -63,6 +63,14 @@ def save_session(name: str, session: SavedSession) -> Path:
     }
     # Lone surrogates (from a terminal that is not UTF-8) cannot be written: they are replaced.
     text = json.dumps(body, ensure_ascii=False, indent=1).encode("utf-8", "replace")
+    try:
+        _write(path, text)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return path
+
+
+def _write(path: Path, text: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # mkstemp makes the file readable for its owner alone: a conversation is private.
     handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
@@ -76,7 +84,6 @@ def save_session(name: str, session: SavedSession) -> Path:
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
         raise
-    return path
 
 
 def load_session(name: str) -> SavedSession:

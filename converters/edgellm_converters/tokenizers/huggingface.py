@@ -150,8 +150,8 @@ def _sentencepiece(parts: _Parts) -> Vocabulary:
     prefix = _space_prefix(path, tokenizer, parts.notes)
     if prefix and any(t.get("normalized") is True for t in tokenizer.get("added_tokens") or []):
         parts.notes.append(
-            "added tokens are matched in normalized text: around special tokens inside of a text, "
-            "llama.cpp places the leading space otherwise"
+            "special tokens inside a text: the spaces around them may be split otherwise than in "
+            "the source, which GGUF has no word for (`normalized` added tokens)"
         )
     unknown = tokenizer["model"].get("unk_token")
     special = {words[t.content] for t in parts.added.values() if t.special and t.content in words}

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import signal
-import threading
-import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from edgellm.backends.base import CancelledError, Sampling
-from edgellm.backends.llama_cpp.library import library, log, quiet
+from edgellm.backends.llama_cpp.interrupt import noted_interrupt
+from edgellm.backends.llama_cpp.library import CLOSED, log, quiet
 from edgellm.backends.llama_cpp.sampler import make_chain
 from edgellm.errors import BackendError, DoesNotFitError
 
@@ -29,13 +27,15 @@ class LlamaCppContext:
     """See `edgellm.backends.base.Context`."""
 
     def __init__(self, model: LlamaCppModel, size: int) -> None:
-        native = self._native = library()
+        native = self._native = model.native
         self._model = model
         self._size = size
         self._chain: Any = None
         self._context: Any = None
+        self.prefills = 0
         params = native.llama_context_default_params()
         params.n_ctx = -(-size // PADDING) * PADDING
+        params.swa_full = True  # without, a sliding window forgets what `_keep` relies on
         params.n_outputs_max = 1  # logits of the last token alone: a big vocabulary costs much
         params.n_threads = params.n_threads_batch = model.threads
         quiet()
@@ -75,6 +75,7 @@ class LlamaCppContext:
         native = self._native
         if not 0 < len(tokens) <= self._size:
             raise BackendError(f"a prompt of {len(tokens)} tokens for a context of {self._size}")
+        self.prefills += 1
         kept = self._keep(tokens)
         self._free_chain()
         self._chain = make_chain(native, self._model.vocab, sampling)
@@ -123,6 +124,7 @@ class LlamaCppContext:
         if self._context:
             self._native.llama_free(self._context)
             self._context = None
+            self._native = CLOSED
 
     def _keep(self, tokens: Sequence[int]) -> int:
         """Drop what is in the cache beyond the common prefix; gives the prefix's length.
@@ -147,40 +149,20 @@ class LlamaCppContext:
         """Let `cancelled` and Ctrl-C stop the evaluation of a prompt within one graph node.
 
         The callback runs Python for each node, which is nothing beside a batch of tokens and too
-        much beside a single one; so it is set only here. An exception cannot pass through native
-        code: where Python's own Ctrl-C handler is in place, the signal is noted and
-        KeyboardInterrupt raised when the native call has returned.
+        much beside a single one; so it is set only here.
         """
-        interrupted = False
-
-        def note(_signal: int, _frame: types.FrameType | None) -> None:
-            nonlocal interrupted
-            interrupted = True
-
-        def stopped() -> bool:
-            return interrupted or cancelled()
-
         native = self._native
-        ours = (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        )
-        if ours:
-            signal.signal(signal.SIGINT, note)
-        self._abort_callback = native.ggml_abort_callback(lambda _data: stopped())
-        native.llama_set_abort_callback(self._context, self._abort_callback, None)
-        try:
-            yield stopped
-        except CancelledError:
-            if interrupted:
-                raise KeyboardInterrupt from None
-            raise
-        finally:
-            native.llama_set_abort_callback(self._context, native.ggml_abort_callback(), None)
-            if ours:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-        if interrupted:
-            raise KeyboardInterrupt
+        with noted_interrupt() as interrupted:
+
+            def stopped() -> bool:
+                return interrupted() or cancelled()
+
+            self._abort_callback = native.ggml_abort_callback(lambda _data: stopped())
+            native.llama_set_abort_callback(self._context, self._abort_callback, None)
+            try:
+                yield stopped
+            finally:
+                native.llama_set_abort_callback(self._context, native.ggml_abort_callback(), None)
 
     def _check(self, status: int) -> None:
         if status == 0:

@@ -11,9 +11,9 @@ import types
 from collections import deque
 from typing import Any
 
-from edgellm.errors import BackendError
+from edgellm.errors import BackendError, UsageError
 
-__all__ = ["Log", "library", "log", "missing"]
+__all__ = ["CLOSED", "Log", "library", "log", "missing", "quiet"]
 
 PACKAGE = "llama_cpp"
 ERROR_LEVEL = 4  # ggml_log_level: 1 debug, 2 info, 3 warning, 4 error, 5 goes on with the last line
@@ -60,6 +60,19 @@ class Log:
 log = Log()
 
 
+class Closed:
+    """Stands in the place of the library where a model or context is closed.
+
+    Freed memory would be read otherwise, and the program would crash.
+    """
+
+    def __getattr__(self, _name: str) -> Any:
+        raise UsageError("the model is closed, or its context made way for a larger one")
+
+
+CLOSED = Closed()
+
+
 def missing() -> str | None:
     """Say why the library cannot be used; None if its package is installed."""
     if PACKAGE in sys.modules or importlib.util.find_spec(PACKAGE) is not None:
@@ -76,11 +89,13 @@ def library() -> Any:
     """
     try:
         module = _import_declarations()
-    except (ImportError, OSError, RuntimeError) as error:
-        raise BackendError(
-            f"llama.cpp cannot be loaded: {error}",
-            hint="pip install --force-reinstall --no-binary llama-cpp-python llama-cpp-python",
-        ) from error
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        # AttributeError: the library is of another version than the package's declarations.
+        elsewhere = os.environ.get("LLAMA_CPP_LIB_PATH")
+        hint = "pip install --force-reinstall --no-binary llama-cpp-python llama-cpp-python"
+        if elsewhere:
+            hint = f"LLAMA_CPP_LIB_PATH names the folder {elsewhere}: unset it"
+        raise BackendError(f"llama.cpp cannot be loaded: {error}", hint=hint) from error
     module.llama_backend_init()
     return module
 

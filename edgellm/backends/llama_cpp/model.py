@@ -9,7 +9,8 @@ from typing import Any
 
 from edgellm.backends.base import CancelledError, LoadOptions
 from edgellm.backends.llama_cpp.context import LlamaCppContext
-from edgellm.backends.llama_cpp.library import library, log, quiet
+from edgellm.backends.llama_cpp.interrupt import noted_interrupt
+from edgellm.backends.llama_cpp.library import CLOSED, library, log, quiet
 from edgellm.backends.llama_cpp.threads import default_threads
 from edgellm.errors import BackendError, UsageError
 
@@ -25,7 +26,7 @@ class LlamaCppModel:
     """See `edgellm.backends.base.Model`."""
 
     def __init__(self, path: Path, options: LoadOptions, cancelled: Callable[[], bool]) -> None:
-        native = self._native = library()
+        native = self.native = library()
         self.path = path
         self.threads = options.threads or default_threads()
         self.handle: Any = None
@@ -34,11 +35,18 @@ class LlamaCppModel:
         params = native.llama_model_default_params()
         if options.gpu_layers is not None:
             params.n_gpu_layers = options.gpu_layers
-        progress = native.llama_progress_callback(lambda _part, _data: not cancelled())
-        params.progress_callback = progress
         quiet()
         log.clear()
-        self.handle = native.llama_model_load_from_file(bytes(path), params)
+        try:
+            with noted_interrupt() as interrupted:
+                progress = native.llama_progress_callback(
+                    lambda _part, _data: not (interrupted() or cancelled())
+                )
+                params.progress_callback = progress
+                self.handle = native.llama_model_load_from_file(bytes(path), params)
+        except KeyboardInterrupt:
+            self.close()
+            raise
         if not self.handle:
             if cancelled():
                 raise CancelledError
@@ -53,7 +61,7 @@ class LlamaCppModel:
 
     def _refuse_other_kinds(self) -> None:
         """Refuse models that hold no decoder for text: sampling from them would abort."""
-        native = self._native
+        native = self.native
         kind = self.metadata("general.architecture") or "unknown"
         if native.llama_model_has_encoder(self.handle):
             raise BackendError(f"{self.path}: {kind} models with an encoder cannot be run yet")
@@ -72,41 +80,41 @@ class LlamaCppModel:
     def description(self) -> str:
         """A line about it for people."""
         buffer = ctypes.create_string_buffer(256)
-        self._native.llama_model_desc(self.handle, buffer, len(buffer))
+        self.native.llama_model_desc(self.handle, buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace")
 
     @property
     def trained_context(self) -> int:
         """The number of tokens that it was trained on."""
-        return int(self._native.llama_model_n_ctx_train(self.handle))
+        return int(self.native.llama_model_n_ctx_train(self.handle))
 
     @property
     def chat_template(self) -> str | None:
         """Its own Jinja chat template; None if it has none."""
-        raw = self._native.llama_model_chat_template(self.handle, None)
+        raw = self.native.llama_model_chat_template(self.handle, None)
         return raw.decode("utf-8", "replace") if raw else None
 
     @property
     def start_token(self) -> int | None:
         """The beginning-of-sequence token, where the vocabulary says that texts start with it."""
-        native = self._native
+        native = self.native
         token = int(native.llama_vocab_bos(self.vocab))
         return token if token >= 0 and native.llama_vocab_get_add_bos(self.vocab) else None
 
     @property
     def bos_text(self) -> str:
         """The text of the beginning-of-sequence token."""
-        return self._text(self._native.llama_vocab_bos(self.vocab))
+        return self._text(self.native.llama_vocab_bos(self.vocab))
 
     @property
     def eos_text(self) -> str:
         """The text of the end-of-sequence token."""
-        return self._text(self._native.llama_vocab_eos(self.vocab))
+        return self._text(self.native.llama_vocab_eos(self.vocab))
 
     def metadata(self, key: str) -> str | None:
         """Give a metadata value as llama.cpp writes it; None if there is none."""
         buffer = ctypes.create_string_buffer(METADATA_LIMIT)
-        size = self._native.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
+        size = self.native.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace") if size >= 0 else None
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
@@ -118,7 +126,7 @@ class LlamaCppModel:
         room = len(raw) + 16
         while True:
             tokens = (ctypes.c_int32 * room)()
-            count = self._native.llama_tokenize(
+            count = self.native.llama_tokenize(
                 self.vocab, raw, len(raw), tokens, room, False, special
             )
             if count >= 0:
@@ -129,7 +137,7 @@ class LlamaCppModel:
 
     def control_text(self, token: int) -> str | None:
         """Give the text of a control token; None if the token is not one."""
-        attributes = self._native.llama_vocab_get_attr(self.vocab, token)
+        attributes = self.native.llama_vocab_get_attr(self.vocab, token)
         return self._text(token) if attributes & (CONTROL | UNKNOWN) else None
 
     def open_context(self, size: int) -> LlamaCppContext:
@@ -139,11 +147,11 @@ class LlamaCppModel:
     def piece(self, token: int) -> bytes | None:
         """Give the bytes of a token and remember them; None for one that ends the text."""
         found: bytes | None = None
-        if not self._native.llama_vocab_is_eog(self.vocab, token):
+        if not self.native.llama_vocab_is_eog(self.vocab, token):
             room = 64
             while True:
                 buffer = ctypes.create_string_buffer(room)
-                size = self._native.llama_token_to_piece(self.vocab, token, buffer, room, 0, False)
+                size = self.native.llama_token_to_piece(self.vocab, token, buffer, room, 0, False)
                 if size >= 0:
                     found = buffer.raw[:size]
                     break
@@ -154,11 +162,12 @@ class LlamaCppModel:
     def close(self) -> None:
         """Free the memory; closing twice does nothing. Contexts on it must be closed before."""
         if self.handle:
-            self._native.llama_model_free(self.handle)
+            self.native.llama_model_free(self.handle)
             self.handle = None
+            self.native = CLOSED
 
     def _text(self, token: int) -> str:
         if token < 0:
             return ""
-        raw: bytes | None = self._native.llama_vocab_get_text(self.vocab, token)
+        raw: bytes | None = self.native.llama_vocab_get_text(self.vocab, token)
         return raw.decode("utf-8", "replace") if raw else ""
