@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -61,7 +62,7 @@ def test_metadata(model):
     assert model.chat_template == TEMPLATE
     assert (model.start_token, model.bos_text, model.eos_text) == (BOS, "<s>", "<|im_end|>")
     assert model.trained_context == 8192
-    assert "llama" in model.description
+    assert re.fullmatch(r"llama, \d+\.\d [MG] weights, \S.*", model.description)
 
 
 def test_control_texts_are_tokens_only_where_asked(model):

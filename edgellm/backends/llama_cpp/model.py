@@ -79,9 +79,15 @@ class LlamaCppModel:
     @property
     def description(self) -> str:
         """A line about it for people."""
+        # The size in llama_model_desc is the nearest that it has a name for, up to twice the true.
+        native, handle = self.native, self.handle
         buffer = ctypes.create_string_buffer(256)
-        self.native.llama_model_desc(self.handle, buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace")
+        native.llama_model_desc(handle, buffer, len(buffer))
+        architecture = buffer.value.decode("utf-8", "replace").partition(" ")[0]
+        weights = int(native.llama_model_n_params(handle))
+        size = f"{weights / 1e9:.1f} G" if weights >= 10**9 else f"{weights / 1e6:.1f} M"
+        types = (native.llama_ftype_name(native.llama_model_ftype(handle)) or b"").decode()
+        return f"{architecture}, {size} weights, {types}"
 
     @property
     def trained_context(self) -> int:
