@@ -182,7 +182,7 @@ def test_without_the_package_the_refusal_names_its_pip_command(tmp_path):
 
 def test_llama_cpp_can_be_imported_afterwards_as_usual():
     code = LOAD + (
-        "import llama_cpp, llama_cpp.mtmd_cpp\n"
+        "import llama_cpp, llama_cpp.llama_grammar\n"
         "print(llama_cpp.llama_cpp is library(), llama_cpp.Llama.__name__)"
     )
     assert python(code) == "True Llama\n"
