@@ -61,6 +61,7 @@ class TensorRule:
 class Decoder:
     """The measures of a decoder-only transformer: sizes in elements, `context` in tokens.
 
+    `rotary` is how many values of each head are rotated.
     `scaling` is how rotary frequencies are stretched; `rope_theta_local`, `sliding_window` and
     `sliding_pattern` (every n-th layer looks at the whole context) are 0 where layers are alike.
     `explicit_head_dim` tells that the file names the head size rather than implying it.
@@ -79,6 +80,7 @@ class Decoder:
     rope_theta: float
     scaling: RopeScaling | None
     tied: bool
+    rotary: int
     attention_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False

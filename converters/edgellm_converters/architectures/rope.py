@@ -15,15 +15,31 @@ import numpy.typing as npt
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import ConfigError, UnsupportedError
 
-__all__ = ["RopeScaling", "factors", "from_factors", "from_metadata", "read_rope"]
+__all__ = [
+    "FREQS",
+    "LONG",
+    "SHORT",
+    "RopeScaling",
+    "factors",
+    "from_factors",
+    "from_metadata",
+    "read_partial",
+    "read_rope",
+]
+
+FREQS = "rope_freqs.weight"
+"""The tensor of llama3's divisors: (rotated / 2,)."""
+LONG = "rope_factors_long.weight"
+SHORT = "rope_factors_short.weight"
+"""Tensors of longrope's divisors, beyond the trained context and within it: (rotated / 2,)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
     """How the frequencies are stretched beyond the trained context; contexts in tokens.
 
-    `kind` is "linear", "yarn" or "llama3". `low` and `high` are llama3's frequency factors. What
-    the file left open is 0.
+    `kind` is "linear", "yarn", "llama3" or "longrope". `low` and `high` are llama3's frequency
+    factors, `long` and `short` longrope's divisors. What the file left open is 0.
     """
 
     kind: str
@@ -34,6 +50,8 @@ class RopeScaling:
     attention_factor: float = 0.0
     beta_fast: float = 0.0
     beta_slow: float = 0.0
+    long: tuple[float, ...] = ()
+    short: tuple[float, ...] = ()
 
     def config(self) -> dict[str, object]:
         """Give it as `rope_scaling` of config.json."""
@@ -67,6 +85,17 @@ def read_rope(config: Values, default_theta: float) -> tuple[float, RopeScaling 
     return theta, None if section is None else _read_scaling(section, config)
 
 
+def read_partial(config: Values, default: float) -> float:
+    """Read the share of each head that is rotated, in the form of transformers 4 or 5.
+
+    Raises:
+        ConfigError: it is no number above 0.
+    """
+    section = config.section("rope_parameters")
+    share = config.number("partial_rotary_factor", default)
+    return share if section is None else section.number("partial_rotary_factor", share)
+
+
 def _read_scaling(section: Values, config: Values) -> RopeScaling | None:
     # "type" is the key of transformers before 4.43.
     kind = section.text("rope_type", section.text("type", "default")).lower()
@@ -87,15 +116,17 @@ def _read_scaling(section: Values, config: Values) -> RopeScaling | None:
         )
     if kind == "yarn":
         default = config.integer("max_position_embeddings")
-        optional = {
-            name: section.number(name) if name in section else 0.0
+        attention, fast, slow = (
+            section.number(name) if name in section else 0.0
             for name in ("attention_factor", "beta_fast", "beta_slow")
-        }
+        )
         return RopeScaling(
             kind,
             section.number("factor"),
             section.integer("original_max_position_embeddings", default),
-            **optional,
+            attention_factor=attention,
+            beta_fast=fast,
+            beta_slow=slow,
         )
     raise UnsupportedError(
         f"{config.path}: rope scaling of type {kind!r} is not known here",
@@ -118,16 +149,18 @@ def from_metadata(metadata: Values) -> RopeScaling | None:
         factor = keys.number("factor")
         return None if factor == 1 else RopeScaling(kind, factor)
     if kind == "yarn":
-        optional = {
-            name: keys.number(key) if key in keys else 0.0
-            for name, key in (
-                ("attention_factor", "yarn_attn_factor"),
-                ("beta_fast", "yarn_beta_fast"),
-                ("beta_slow", "yarn_beta_slow"),
-            )
-        }
-        original = keys.integer("original_context_length", metadata.integer("context_length"))
-        return RopeScaling(kind, keys.number("factor"), original, **optional)
+        attention, fast, slow = (
+            keys.number(key) if key in keys else 0.0
+            for key in ("yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow")
+        )
+        return RopeScaling(
+            kind,
+            keys.number("factor"),
+            keys.integer("original_context_length", metadata.integer("context_length")),
+            attention_factor=attention,
+            beta_fast=fast,
+            beta_slow=slow,
+        )
     raise UnsupportedError(f"{metadata.path}: rope scaling of type {kind!r} is not known here")
 
 
