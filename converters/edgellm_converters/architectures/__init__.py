@@ -8,6 +8,7 @@ from pathlib import Path
 from edgellm_converters.architectures.base import Architecture, Decoder, TensorRule, Transform
 from edgellm_converters.architectures.gemma3 import GEMMA3
 from edgellm_converters.architectures.llama import LLAMA
+from edgellm_converters.architectures.qwen import QWEN2, QWEN3
 from edgellm_converters.errors import UnsupportedError
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     LLAMA,
+    QWEN2,
+    QWEN3,
     GEMMA3,
 )
 

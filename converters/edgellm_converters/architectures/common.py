@@ -188,7 +188,6 @@ def common_config(
         "num_hidden_layers": decoder.layers,
         "num_attention_heads": decoder.heads,
         "num_key_value_heads": decoder.heads_kv,
-        "head_dim": decoder.head_dim,
         "vocab_size": decoder.vocabulary,
         "max_position_embeddings": decoder.context,
         norm.config: decoder.norm_epsilon,

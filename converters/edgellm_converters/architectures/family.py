@@ -244,6 +244,8 @@ class Family:
     def config(self, decoder: Decoder) -> dict[str, object]:
         """Give config.json; see `Architecture`."""
         found = common_config(self.hf_names[0], self.model_type, decoder, self.norm)
+        if decoder.explicit_head_dim or self.names_head_dim:
+            found["head_dim"] = decoder.head_dim
         found |= {key: allowed[0] for key, allowed in self.fixed.items()}
         found |= self.written
         if self.partial:

@@ -1,0 +1,107 @@
+"""Tiny checkpoints of further families as data: what `tiny.family` writes.
+
+Names, shapes and configurations are those that transformers gives these classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+
+ATTENTION = {
+    "self_attn.q_proj.weight": "query hidden",
+    "self_attn.k_proj.weight": "key hidden",
+    "self_attn.v_proj.weight": "key hidden",
+    "self_attn.o_proj.weight": "hidden query",
+}
+QKV_BIAS = {
+    "self_attn.q_proj.bias": "query",
+    "self_attn.k_proj.bias": "key",
+    "self_attn.v_proj.bias": "key",
+}
+GATED = {
+    "mlp.gate_proj.weight": "feed hidden",
+    "mlp.up_proj.weight": "feed hidden",
+    "mlp.down_proj.weight": "hidden feed",
+}
+NORMS = {"input_layernorm.weight": "hidden", "post_attention_layernorm.weight": "hidden"}
+HEAD_NORMS = {"self_attn.q_norm.weight": "head", "self_attn.k_norm.weight": "head"}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A tiny model. `layer` and `ends` are tensors with their shapes as names of sizes.
+
+    Norms are around 1, or around 0 where the family adds the 1 itself (`plus_one`). `pre` is the
+    tokenizer: "spm", "spm-prefix" or the name of a split of byte-level BPE.
+    """
+
+    name: str
+    config: dict[str, Any]
+    layer: dict[str, str]
+    seed: int
+    ends: dict[str, str] = field(default_factory=lambda: {"model.norm.weight": "hidden"})
+    pre: str = "qwen2"
+    tied: bool = False
+    layers: int = 2
+    head_dim: int = 16
+    heads_kv: int = 2
+    plus_one: bool = False
+    embedding: float = 1.0
+    output: float = 0.5
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+
+FAMILIES = (
+    Spec(
+        "qwen2",
+        {
+            "architectures": "Qwen2ForCausalLM",
+            "model_type": "qwen2",
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1e6,
+            "use_sliding_window": False,
+            "sliding_window": 32,
+        },
+        ATTENTION | QKV_BIAS | GATED | NORMS,
+        seed=20,
+    ),
+    Spec(
+        "qwen2-tied-yarn",
+        {
+            "architectures": "Qwen2ForCausalLM",
+            "model_type": "qwen2",
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1e4,
+            "rope_scaling": YARN,
+        },
+        ATTENTION | QKV_BIAS | GATED | NORMS,
+        seed=21,
+        tied=True,
+        embedding=0.1,
+    ),
+    Spec(
+        "qwen3",
+        {
+            "architectures": "Qwen3ForCausalLM",
+            "model_type": "qwen3",
+            "head_dim": 32,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1e6,
+            "attention_bias": False,
+        },
+        ATTENTION | HEAD_NORMS | GATED | NORMS,
+        seed=22,
+        head_dim=32,
+        tied=True,
+        embedding=0.1,
+    ),
+)
