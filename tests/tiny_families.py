@@ -104,4 +104,54 @@ FAMILIES = (
         tied=True,
         embedding=0.1,
     ),
+    Spec(
+        "gemma",
+        {
+            "architectures": "GemmaForCausalLM",
+            "model_type": "gemma",
+            "hidden_act": "gelu",
+            "hidden_activation": None,
+            "head_dim": 32,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1e4,
+        },
+        ATTENTION | GATED | NORMS,
+        seed=23,
+        pre="spm",
+        tied=True,
+        head_dim=32,
+        heads_kv=1,
+        plus_one=True,
+        embedding=0.05,
+    ),
+    Spec(
+        "gemma2",
+        {
+            "architectures": "Gemma2ForCausalLM",
+            "model_type": "gemma2",
+            "hidden_activation": "gelu_pytorch_tanh",
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
+            # Low caps and a short window, so that leaving them out would show.
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 1.5,
+            "sliding_window": 8,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1e4,
+        },
+        ATTENTION
+        | GATED
+        | NORMS
+        | {
+            "pre_feedforward_layernorm.weight": "hidden",
+            "post_feedforward_layernorm.weight": "hidden",
+        },
+        seed=34,
+        pre="spm",
+        tied=True,
+        layers=3,
+        head_dim=32,
+        plus_one=True,
+        embedding=0.02,
+    ),
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgellm_converters.architectures.base import Architecture, Decoder, TensorRule, Transform
+from edgellm_converters.architectures.gemma import GEMMA, GEMMA2
 from edgellm_converters.architectures.gemma3 import GEMMA3
 from edgellm_converters.architectures.llama import LLAMA
 from edgellm_converters.architectures.qwen import QWEN2, QWEN3
@@ -25,6 +26,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     LLAMA,
     QWEN2,
     QWEN3,
+    GEMMA,
+    GEMMA2,
     GEMMA3,
 )
 

@@ -95,7 +95,8 @@ def test_gemma_reads_both_forms_of_its_layers_and_thetas() -> None:
 
 def test_metadata_gives_the_measures_back() -> None:
     for architecture in ARCHITECTURES:
-        decoder = architecture.from_config(values(head_dim=16, rms_norm_eps=1e-5), [])
+        config = values(head_dim=16, rms_norm_eps=1e-5, query_pre_attn_scalar=16)
+        decoder = architecture.from_config(config, [])
         keys = {key: value for key, (_, value) in architecture.metadata(decoder).items()}
         shapes = {rule.gguf: rule.shape for rule in architecture.rules(decoder)}
         stored = Values(HERE, keys).under(f"{architecture.name}.")
