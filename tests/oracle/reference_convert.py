@@ -14,9 +14,10 @@ from pathlib import Path
 def main() -> None:
     source, folder, target = (Path(argument) for argument in sys.argv[1:])
     sys.path[:0] = [str(source), str(source / "gguf-py")]
-    import conversion
     import gguf
     import torch
+
+    import conversion
 
     with torch.inference_mode():
         config = conversion.ModelBase.load_hparams(folder, False)

@@ -1,4 +1,4 @@
-"""Tensors are bit for bit those of llama.cpp's own converter, and so is the architecture's metadata.
+"""Tensors are bit for bit those of llama.cpp's own converter, and the architecture's keys equal.
 
 Its sources travel in llama-cpp-python's source distribution, under vendor/llama.cpp. The variable
 LLAMA_CPP_SOURCE says where they were unpacked; without it these tests are skipped.

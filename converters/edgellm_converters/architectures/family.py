@@ -92,6 +92,11 @@ class Setting:
         """Read it from config.json."""
         if self.optional and self.config not in config:
             return 0
+        # Absent is not null: transformers fills in what is absent, null switches it off.
+        if self.kind != "flag" and self.config not in config and self.config in list(config):
+            raise UnsupportedError(
+                f"{config.path}: {self.config} is null, but this architecture always has one in GGUF"
+            )
         return self._of(config, self.config, self.default)
 
     def read_stored(self, metadata: Values, shapes: Mapping[str, tuple[int, ...]]) -> Any:

@@ -34,12 +34,6 @@ def _read(config: Values, sizes: Sizes) -> dict[str, Any]:
         raise UnsupportedError(
             f"{config.path}: query_pre_attn_scalar is {scale:g}, which llama.cpp cannot be told"
         )
-    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
-        # Absent is not null: a class of transformers fills in what is absent.
-        if key in list(config) and key not in config:
-            raise UnsupportedError(
-                f"{config.path}: {key} is null; llama.cpp always caps in Gemma 2"
-            )
     return {"sliding_pattern": period(config, sizes.layers, PATTERN)}
 
 

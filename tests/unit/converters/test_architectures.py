@@ -122,3 +122,29 @@ def test_a_plan_is_complete_both_ways() -> None:
     with pytest.raises(IncompletePlanError, match=r"1 tensor has no place .*inv_freq"):
         make_plan(HERE, rules, more, to_gguf=True)
     assert len(make_plan(HERE, rules, more, to_gguf=True, unused=["inv_freq"])) == len(rules)
+
+
+def test_what_changes_the_model_and_has_no_place_is_refused() -> None:
+    """Each of these runs in transformers, and would be another model in llama.cpp."""
+    for name, changes in (
+        ("llama", {"hidden_act": "gelu"}),
+        ("llama", {"partial_rotary_factor": 0.5}),
+        ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}),
+        ("qwen2", {"hidden_act": "relu"}),
+        ("qwen2", {"head_dim": 32}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 64}),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 12, "sliding_window": 64}),
+        ("qwen2", {"rope_scaling": LLAMA3}),
+        ("qwen3", {"attention_bias": True}),
+        ("gemma", {"tie_word_embeddings": False}),
+        ("gemma", {"hidden_act": "silu"}),
+        ("gemma2", {"attn_logit_softcapping": None}),
+        ("gemma2", {"sliding_window": None}),
+        ("gemma2", {"query_pre_attn_scalar": 17}),
+        ("gemma3", {"use_bidirectional_attention": True}),
+    ):
+        good = {"query_pre_attn_scalar": 16} | {k: 16 for k in ("head_dim",) if "gemma" in name}
+        family = by_gguf_name(HERE, name)
+        family.from_config(values(**good), [])
+        with pytest.raises(UnsupportedError, match=r"config\.json: "):
+            family.from_config(values(**good | changes), [])
