@@ -57,6 +57,17 @@ class Spec:
     output: float = 0.5
 
 
+FUSED = {
+    "self_attn.qkv_proj.weight": "qkv hidden",
+    "self_attn.o_proj.weight": "hidden query",
+    "mlp.gate_up_proj.weight": "gate_up hidden",
+    "mlp.down_proj.weight": "hidden feed",
+}
+LONGROPE = {
+    "type": "longrope",
+    "short_factor": [1.0, 1.05, 1.1, 1.25, 1.5, 1.75],
+    "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 5.5],
+}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 
 FAMILIES = (
@@ -153,5 +164,58 @@ FAMILIES = (
         head_dim=32,
         plus_one=True,
         embedding=0.02,
+    ),
+    Spec(
+        "phi3",
+        {
+            "architectures": "Phi3ForCausalLM",
+            "model_type": "phi3",
+            "hidden_act": "silu",
+            "original_max_position_embeddings": 128,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1e4,
+            "rope_scaling": None,
+            "sliding_window": 2047,
+        },
+        FUSED | NORMS,
+        seed=25,
+        pre="spm-prefix",
+    ),
+    # Three quarters of a head of 16 are rotated: six frequencies. llama.cpp takes the list for long
+    # contexts where its own context is longer than the trained one, transformers where the text is.
+    Spec(
+        "phi3-longrope-short",
+        {
+            "architectures": "Phi3ForCausalLM",
+            "model_type": "phi3",
+            "partial_rotary_factor": 0.75,
+            "max_position_embeddings": 2048,
+            "original_max_position_embeddings": 512,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1e4,
+            "rope_scaling": LONGROPE,
+            "sliding_window": None,
+        },
+        FUSED | NORMS,
+        seed=26,
+        pre="spm-prefix",
+    ),
+    Spec(
+        "phi3-longrope-long",
+        {
+            "architectures": "Phi3ForCausalLM",
+            "model_type": "phi3",
+            "partial_rotary_factor": 0.75,
+            "max_position_embeddings": 512,
+            "original_max_position_embeddings": 4,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": LONGROPE | {"rope_theta": 1e4, "attention_factor": 1.125},
+            "sliding_window": None,
+        },
+        FUSED | NORMS,
+        seed=27,
+        pre="spm-prefix",
+        tied=True,
+        embedding=0.1,
     ),
 )

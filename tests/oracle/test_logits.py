@@ -23,7 +23,7 @@ from oracle import derive  # noqa: E402
 
 # In float32 on both sides. llama.cpp takes GELU from a table of float16 values.
 LARGEST_DIFFERENCE = 2e-4
-LARGEST_WITH_GELU = 2e-2
+LARGEST_WITH_GELU = 2e-3
 
 
 @pytest.mark.parametrize("name", tiny.MODELS)
@@ -33,7 +33,8 @@ def test_logits_agree_at_every_position(name: str, tmp_path: Path) -> None:
 
     from edgellm_converters.pipeline import convert
 
-    folder = tiny.MODELS[name](tmp_path / name)
+    # llama.cpp looks at names: one with "phi3" in it needs Phi's own special tokens.
+    folder = tiny.MODELS[name](tmp_path / "hf")
     golden = json.loads(derive.GOLDEN.read_text())[name]
     ids = golden["prompt"] + golden["greedy"]
     model = AutoModelForCausalLM.from_pretrained(

@@ -9,6 +9,7 @@ from edgellm_converters.architectures.base import Architecture, Decoder, TensorR
 from edgellm_converters.architectures.gemma import GEMMA, GEMMA2
 from edgellm_converters.architectures.gemma3 import GEMMA3
 from edgellm_converters.architectures.llama import LLAMA
+from edgellm_converters.architectures.phi3 import PHI3
 from edgellm_converters.architectures.qwen import QWEN2, QWEN3
 from edgellm_converters.errors import UnsupportedError
 
@@ -29,6 +30,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     GEMMA,
     GEMMA2,
     GEMMA3,
+    PHI3,
 )
 
 _BY_HF: Mapping[str, Architecture] = {

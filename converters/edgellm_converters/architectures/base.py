@@ -87,6 +87,7 @@ class Decoder:
     rope_theta_local: float = 0.0
     sliding_window: int = 0
     sliding_pattern: int = 0
+    original_context: int = 0
     attention_softcap: float = 0.0
     final_softcap: float = 0.0
 

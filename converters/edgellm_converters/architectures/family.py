@@ -42,7 +42,7 @@ from edgellm_converters.architectures.rope import (
     read_rope,
 )
 from edgellm_converters.architectures.values import Values
-from edgellm_converters.errors import UnsupportedError
+from edgellm_converters.errors import ConfigError, UnsupportedError
 
 __all__ = ["EMBEDDING", "FINAL_NORM", "GATED", "HEAD", "Family", "Flag", "Setting", "Tensor"]
 
@@ -95,7 +95,7 @@ class Setting:
         # Absent is not null: transformers fills in what is absent, null switches it off.
         if self.kind != "flag" and self.config not in config and self.config in list(config):
             raise UnsupportedError(
-                f"{config.path}: {self.config} is null, but this architecture always has one in GGUF"
+                f"{config.path}: {self.config} is null, but GGUF always has one in this family"
             )
         return self._of(config, self.config, self.default)
 
@@ -103,7 +103,7 @@ class Setting:
         """Read it from metadata, or off the names of tensors."""
         if self.tensor:
             return self.tensor in shapes
-        if self.optional and self.gguf not in metadata:
+        if self.optional and metadata.raw(self.gguf) in (None, 0):
             return 0
         value = self._of(metadata, self.gguf, self.stored)
         return shortest(value) if self.kind == "number" else value
@@ -188,6 +188,12 @@ class Family:
                 f"{self.name}",
                 hint=f"it has: {', '.join(self.scalings)}",
             )
+        rotary = self._rotary(config, sizes)
+        if scaling is not None and scaling.kind == "longrope" and len(scaling.short) * 2 != rotary:
+            raise ConfigError(
+                f"{config.path}: short_factor has {len(scaling.short)} numbers, but "
+                f"{rotary} values of a head are rotated"
+            )
         found: Extra = {each.field: each.read(config) for each in self.settings}
         if self.read is not None:
             found |= self.read(config, sizes)
@@ -196,7 +202,7 @@ class Family:
             rope_theta=theta,
             scaling=scaling,
             tied=config.flag("tie_word_embeddings", self.tied),
-            rotary=self._rotary(config, sizes),
+            rotary=rotary,
             **found,
         )
 

@@ -20,9 +20,11 @@ __all__ = [
     "LONG",
     "SHORT",
     "RopeScaling",
+    "attention_factor",
     "factors",
     "from_factors",
     "from_metadata",
+    "original_context",
     "read_partial",
     "read_rope",
 ]
@@ -63,7 +65,12 @@ class RopeScaling:
             "attention_factor": self.attention_factor,
             "beta_fast": self.beta_fast,
             "beta_slow": self.beta_slow,
+            "long_factor": list(self.long),
+            "short_factor": list(self.short),
         }
+        if self.kind == "longrope":
+            # The factor is what the contexts give.
+            del found["factor"]
         return found | {key: value for key, value in optional.items() if value}
 
 
@@ -128,14 +135,69 @@ def _read_scaling(section: Values, config: Values) -> RopeScaling | None:
             beta_fast=fast,
             beta_slow=slow,
         )
+    if kind in ("longrope", "su"):
+        return _read_longrope(section, config)
     raise UnsupportedError(
         f"{config.path}: rope scaling of type {kind!r} is not known here",
-        hint="known are: default, linear, llama3, yarn",
+        hint="known are: default, linear, llama3, longrope, yarn",
     )
+
+
+def original_context(config: Values) -> int:
+    """Read the context that was trained before it was stretched, 0 if the file does not say.
+
+    Phi names it beside the scaling, transformers 5 inside.
+
+    Raises:
+        ConfigError: it is no such number.
+    """
+    key = "original_max_position_embeddings"
+    for values in (config, config.section("rope_parameters"), config.section("rope_scaling")):
+        if values is not None and key in values:
+            return values.integer(key)
+    return 0
+
+
+def _read_longrope(section: Values, config: Values) -> RopeScaling:
+    """Read Phi's scaling: a list of divisors for each of short and long contexts."""
+    original, context = original_context(config), config.integer("max_position_embeddings")
+    if original < 2:
+        raise ConfigError(f"{config.path}: longrope without original_max_position_embeddings")
+    factor = context / original
+    if "factor" in section and section.number("factor") != factor:
+        raise UnsupportedError(
+            f"{config.path}: the factor {section.raw('factor')} of longrope is not that of the "
+            f"contexts, {factor:g}"
+        )
+    for key in ("short_mscale", "long_mscale"):
+        if key in section:
+            raise UnsupportedError(f"{config.path}: {key} of longrope has no place in GGUF")
+    listed = section.raw("short_factor")
+    size = len(listed) if isinstance(listed, list) else 1
+    return RopeScaling(
+        "longrope",
+        factor,
+        original,
+        attention_factor=section.number("attention_factor") if "attention_factor" in section else 0,
+        long=section.numbers("long_factor", size),
+        short=section.numbers("short_factor", size),
+    )
+
+
+def attention_factor(scaling: RopeScaling) -> float:
+    """Give what longrope multiplies sines and cosines by: the one named, or sqrt(1 + ln f / ln c).
+
+    f is the factor and c the trained context (transformers, `_compute_longrope_parameters`).
+    """
+    if scaling.attention_factor or scaling.factor <= 1:
+        return scaling.attention_factor or 1.0
+    return math.sqrt(1 + math.log(scaling.factor) / math.log(scaling.original_context))
 
 
 def from_metadata(metadata: Values) -> RopeScaling | None:
     """Read the scaling from the keys under `<architecture>.rope.scaling.` of a GGUF file.
+
+    That of longrope and of llama3 is in tensors: see `edgellm_converters.architectures.scaling`.
 
     Raises:
         ConfigError: a value is of a wrong kind.
@@ -143,7 +205,7 @@ def from_metadata(metadata: Values) -> RopeScaling | None:
     """
     keys = metadata.under("rope.scaling.")
     kind = keys.text("type", "linear" if "factor" in keys else "none")
-    if kind == "none" or (kind == "linear" and "factor" not in keys):
+    if kind in ("none", "longrope") or (kind == "linear" and "factor" not in keys):
         return None
     if kind == "linear":
         factor = keys.number("factor")

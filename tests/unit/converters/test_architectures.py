@@ -30,6 +30,12 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+PHI_LONG = {
+    "type": "longrope",
+    "original_max_position_embeddings": 64,
+    "short_factor": [1.0] * 8,
+    "long_factor": [2.0] * 8,
+}
 
 
 def values(**changes: Any) -> Values:
@@ -141,6 +147,10 @@ def test_what_changes_the_model_and_has_no_place_is_refused() -> None:
         ("gemma2", {"attn_logit_softcapping": None}),
         ("gemma2", {"sliding_window": None}),
         ("gemma2", {"query_pre_attn_scalar": 17}),
+        ("phi3", {"attention_bias": True}),
+        ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
+        ("phi3", {"rope_scaling": PHI_LONG | {"factor": 3.0}}),
+        ("phi3", {"rope_scaling": PHI_LONG | {"long_mscale": 1.1}}),
         ("gemma3", {"use_bidirectional_attention": True}),
     ):
         good = {"query_pre_attn_scalar": 16} | {k: 16 for k in ("head_dim",) if "gemma" in name}
@@ -148,3 +158,23 @@ def test_what_changes_the_model_and_has_no_place_is_refused() -> None:
         family.from_config(values(**good), [])
         with pytest.raises(UnsupportedError, match=r"config\.json: "):
             family.from_config(values(**good | changes), [])
+
+
+def test_longrope_needs_its_two_lists_and_the_trained_context() -> None:
+    phi = by_gguf_name(HERE, "phi3")
+    decoder = phi.from_config(values(rope_scaling=PHI_LONG), [])
+    assert decoder.scaling is not None
+    assert (decoder.scaling.factor, decoder.scaling.original_context) == (2.0, 64)
+    # sqrt(1 + ln 2 / ln 64) = sqrt(7 / 6)
+    keys = phi.metadata(decoder)
+    assert keys["phi3.rope.scaling.attn_factor"][1] == pytest.approx((7 / 6) ** 0.5)
+    assert [vector.tolist() for vector in phi.generated(decoder).values()] == [[2.0] * 8, [1.0] * 8]
+    for wrong in (
+        {"short_factor": [1.0] * 7, "long_factor": [2.0] * 7},
+        {"long_factor": [2.0] * 7},
+        {"long_factor": [2.0] * 7 + [0.0]},
+        {"short_factor": "long"},
+        {"original_max_position_embeddings": None},
+    ):
+        with pytest.raises(ConfigError):
+            phi.from_config(values(rope_scaling=PHI_LONG | wrong), [])
