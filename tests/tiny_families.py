@@ -218,4 +218,75 @@ FAMILIES = (
         tied=True,
         embedding=0.1,
     ),
+    # Five layers, so that one does not rotate and one after it does.
+    Spec(
+        "smollm3",
+        {
+            "architectures": "SmolLM3ForCausalLM",
+            "model_type": "smollm3",
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 5e6,
+            "no_rope_layers": [1, 1, 1, 0, 1],
+            "no_rope_layer_interval": 4,
+            "use_sliding_window": False,
+            "layer_types": ["full_attention"] * 5,
+        },
+        ATTENTION | GATED | NORMS,
+        seed=28,
+        pre="llama-bpe",
+        tied=True,
+        layers=5,
+        embedding=0.1,
+    ),
+    Spec(
+        "olmo2",
+        {
+            "architectures": "Olmo2ForCausalLM",
+            "model_type": "olmo2",
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 5e5,
+            "attention_bias": False,
+        },
+        ATTENTION
+        | GATED
+        | {
+            "self_attn.q_norm.weight": "query",
+            "self_attn.k_norm.weight": "key",
+            "post_attention_layernorm.weight": "hidden",
+            "post_feedforward_layernorm.weight": "hidden",
+        },
+        seed=29,
+        pre="dbrx",
+    ),
+    Spec(
+        "granite",
+        {
+            "architectures": "GraniteForCausalLM",
+            "model_type": "granite",
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1e4,
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.22,
+            "attention_multiplier": 0.0625,
+            "logits_scaling": 8.0,
+            "attention_bias": True,
+            "mlp_bias": True,
+        },
+        ATTENTION
+        | QKV_BIAS
+        | {"self_attn.o_proj.bias": "hidden"}
+        | GATED
+        | {
+            "mlp.gate_proj.bias": "feed",
+            "mlp.up_proj.bias": "feed",
+            "mlp.down_proj.bias": "hidden",
+        }
+        | NORMS,
+        seed=30,
+        pre="smollm",
+        embedding=0.05,
+    ),
 )

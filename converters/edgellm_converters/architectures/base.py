@@ -88,6 +88,10 @@ class Decoder:
     sliding_window: int = 0
     sliding_pattern: int = 0
     original_context: int = 0
+    embedding_scale: float = 0.0
+    residual_scale: float = 0.0
+    attention_scale: float = 0.0
+    logit_scale: float = 0.0
     attention_softcap: float = 0.0
     final_softcap: float = 0.0
 

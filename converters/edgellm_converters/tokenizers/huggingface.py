@@ -98,7 +98,8 @@ def _byte_level(
     notes: list[str],
     common: dict[str, Any],
 ) -> Vocabulary:
-    row = by_layout(path, tokenizer.get("pre_tokenizer"))
+    ignores = bool(tokenizer["model"].get("ignore_merges"))
+    row = by_layout(path, tokenizer.get("pre_tokenizer"), ignore_merges=ignores)
     if bool(tokenizer["model"].get("ignore_merges")) != row.ignore_merges:
         raise UnsupportedError(
             f"{path}: ignore_merges is {tokenizer['model'].get('ignore_merges')!r}, but llama.cpp "

@@ -151,6 +151,12 @@ def test_what_changes_the_model_and_has_no_place_is_refused() -> None:
         ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
         ("phi3", {"rope_scaling": PHI_LONG | {"factor": 3.0}}),
         ("phi3", {"rope_scaling": PHI_LONG | {"long_mscale": 1.1}}),
+        ("smollm3", {"no_rope_layer_interval": 3}),
+        ("smollm3", {"no_rope_layers": [1] * 12}),
+        ("smollm3", {"attention_bias": True}),
+        ("olmo2", {"tie_word_embeddings": True}),
+        ("olmo2", {"attention_bias": True}),
+        ("granite", {"hidden_act": "gelu"}),
         ("gemma3", {"use_bidirectional_attention": True}),
     ):
         good = {"query_pre_attn_scalar": 16} | {k: 16 for k in ("head_dim",) if "gemma" in name}
