@@ -57,6 +57,8 @@ class Spec:
     output: float = 0.5
 
 
+NORM_BIAS = {"input_layernorm.bias": "hidden", "post_attention_layernorm.bias": "hidden"}
+LAYER_NORM = {"model.norm.weight": "hidden", "model.norm.bias": "hidden"}
 FUSED = {
     "self_attn.qkv_proj.weight": "qkv hidden",
     "self_attn.o_proj.weight": "hidden query",
@@ -288,5 +290,62 @@ FAMILIES = (
         seed=30,
         pre="smollm",
         embedding=0.05,
+    ),
+    Spec(
+        "stablelm",
+        {
+            "architectures": "StableLmForCausalLM",
+            "model_type": "stablelm",
+            "hidden_act": "silu",
+            "layer_norm_eps": 1e-5,
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 0.25,
+            "use_qkv_bias": True,
+            "qk_layernorm": False,
+            "use_parallel_residual": False,
+        },
+        ATTENTION | QKV_BIAS | GATED | NORMS | NORM_BIAS,
+        seed=31,
+        ends=LAYER_NORM,
+    ),
+    Spec(
+        "stablelm-parallel",
+        {
+            "architectures": "StableLmForCausalLM",
+            "model_type": "stablelm",
+            "layer_norm_eps": 1e-5,
+            "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5},
+            "use_parallel_residual": True,
+        },
+        ATTENTION | GATED | {"input_layernorm.weight": "hidden", "input_layernorm.bias": "hidden"},
+        seed=32,
+        ends=LAYER_NORM,
+        pre="dbrx",
+    ),
+    Spec(
+        "starcoder2",
+        {
+            "architectures": "Starcoder2ForCausalLM",
+            "model_type": "starcoder2",
+            "hidden_act": "gelu_pytorch_tanh",
+            "norm_epsilon": 1e-5,
+            "rope_theta": 1e5,
+            "use_bias": True,
+            "sliding_window": None,
+        },
+        ATTENTION
+        | QKV_BIAS
+        | {"self_attn.o_proj.bias": "hidden"}
+        | {
+            "mlp.c_fc.weight": "feed hidden",
+            "mlp.c_fc.bias": "feed",
+            "mlp.c_proj.weight": "hidden feed",
+            "mlp.c_proj.bias": "hidden",
+        }
+        | NORMS
+        | NORM_BIAS,
+        seed=33,
+        ends=LAYER_NORM,
+        pre="smollm",
     ),
 )

@@ -14,6 +14,8 @@ from edgellm_converters.architectures.olmo2 import OLMO2
 from edgellm_converters.architectures.phi3 import PHI3
 from edgellm_converters.architectures.qwen import QWEN2, QWEN3
 from edgellm_converters.architectures.smollm3 import SMOLLM3
+from edgellm_converters.architectures.stablelm import STABLELM
+from edgellm_converters.architectures.starcoder2 import STARCODER2
 from edgellm_converters.errors import UnsupportedError
 
 __all__ = [
@@ -37,6 +39,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     SMOLLM3,
     OLMO2,
     GRANITE,
+    STABLELM,
+    STARCODER2,
 )
 
 _BY_HF: Mapping[str, Architecture] = {

@@ -84,6 +84,7 @@ class Decoder:
     attention_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
+    parallel: bool = False
     rope_theta_local: float = 0.0
     sliding_window: int = 0
     sliding_pattern: int = 0

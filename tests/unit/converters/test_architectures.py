@@ -157,6 +157,11 @@ def test_what_changes_the_model_and_has_no_place_is_refused() -> None:
         ("olmo2", {"tie_word_embeddings": True}),
         ("olmo2", {"attention_bias": True}),
         ("granite", {"hidden_act": "gelu"}),
+        ("stablelm", {"qk_layernorm": True}),
+        ("stablelm", {"tie_word_embeddings": True}),
+        ("stablelm", {"partial_rotary_factor": 0.2}),
+        ("starcoder2", {"use_bias": False}),
+        ("starcoder2", {"hidden_act": "gelu"}),
         ("gemma3", {"use_bidirectional_attention": True}),
     ):
         good = {"query_pre_attn_scalar": 16} | {k: 16 for k in ("head_dim",) if "gemma" in name}
