@@ -21,9 +21,10 @@ if importlib.util.find_spec("transformers") is None:
 from llama_model import opened  # noqa: E402
 from oracle import derive  # noqa: E402
 
-# In float32 on both sides. llama.cpp takes GELU from a table of float16 values.
-LARGEST_DIFFERENCE = 2e-4
-LARGEST_WITH_GELU = 2e-3
+# Shares of the logits' standard deviation, in float32 on both sides. llama.cpp takes GELU from a
+# table of float16 values.
+LARGEST_DIFFERENCE = 5e-5
+LARGEST_WITH_GELU = 5e-3
 
 
 @pytest.mark.parametrize("name", tiny.MODELS)
@@ -49,4 +50,4 @@ def test_logits_agree_at_every_position(name: str, tmp_path: Path) -> None:
     gelu = "gelu" in (folder / "config.json").read_text()
     difference = float(np.abs(found - wanted).max())
     print(f"{name}: largest difference {difference:.1e} of {float(wanted.std()):.2f} (deviation)")
-    assert difference <= (LARGEST_WITH_GELU if gelu else LARGEST_DIFFERENCE)
+    assert difference <= (LARGEST_WITH_GELU if gelu else LARGEST_DIFFERENCE) * wanted.std()
