@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+import tiny_families
 
 TEXT = (
     "the cat sat on the mat and the hat and then the cat ran to the other side of the hall where "
@@ -347,6 +350,82 @@ def gemma3(folder: Path, *, dtype: str = "F32", seed: int = 2, **changes: Any) -
     return _write(folder, config, tensors, tokenizer, SETTINGS_SPM, dtype)
 
 
+def family(folder: Path, spec: tiny_families.Spec, *, dtype: str = "F32", **changes: Any) -> Path:
+    """Write the model that a row of `tiny_families` describes."""
+    hidden, feed_forward, heads = 64, 96, 4
+    tokenizer, settings = _tokenizer(spec.pre)
+    config = {
+        "architectures": [spec.config["architectures"]],
+        "hidden_size": hidden,
+        "intermediate_size": feed_forward,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": spec.heads_kv,
+        "vocab_size": len(tokenizer["model"]["vocab"]) + 3,  # rows without a token
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": spec.tied,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        **{key: value for key, value in spec.config.items() if key != "architectures"},
+        **changes,
+    }
+    query, key = heads * spec.head_dim, spec.heads_kv * spec.head_dim
+    sizes = {
+        "hidden": hidden,
+        "query": query,
+        "key": key,
+        "qkv": query + 2 * key,
+        "head": spec.head_dim,
+        "feed": feed_forward,
+        "gate_up": 2 * feed_forward,
+        "vocabulary": config["vocab_size"],
+    }
+    shapes = {"model.embed_tokens.weight": "vocabulary hidden"}
+    for layer in range(spec.layers):
+        shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in spec.layer.items()}
+    shapes |= spec.ends
+    if not spec.tied:
+        shapes["lm_head.weight"] = "vocabulary hidden"
+    rng = np.random.default_rng(spec.seed)
+    tensors: Tensors = {}
+    for name, words in shapes.items():
+        shape = [sizes[word] for word in words.split()]
+        if len(shape) == 2:
+            scale = {"model.embed_tokens.weight": spec.embedding, "lm_head.weight": spec.output}
+            width = scale.get(name, 1.5 / shape[1] ** 0.5)
+            tensors[name] = _matrix(rng, shape[0], shape[1], width)
+        elif name.endswith(".bias"):
+            tensors[name] = _matrix(rng, 1, shape[0], 0.3)[0]
+        else:
+            around = 0 if spec.plus_one else 1
+            tensors[name] = around + _matrix(rng, 1, shape[0], 0.2)[0]
+    return _write(folder, config, tensors, tokenizer, settings, dtype)
+
+
+def _tokenizer(pre: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give tokenizer.json and tokenizer_config.json by the name of a way to split."""
+    if pre.startswith("spm"):
+        return sentencepiece(prefix=pre == "spm-prefix"), SETTINGS_SPM
+    if pre == "smollm":
+        return byte_level(SMOLLM), SETTINGS_BPE
+    expression = {
+        "qwen2": tiny_families.QWEN2_SPLIT,
+        "llama-bpe": tiny_families.LLAMA3_SPLIT,
+        "dbrx": tiny_families.LLAMA3_SPLIT,
+    }[pre]
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": expression},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    tokenizer = byte_level([split, BYTE_LEVEL | {"use_regex": False}])
+    if pre == "llama-bpe":
+        tokenizer["model"]["ignore_merges"] = True
+    return tokenizer, SETTINGS_BPE
+
+
 def _matrix(rng: np.random.Generator, rows: int, columns: int, scale: float) -> np.ndarray:
     # Multiples of 2^-12: exact in float16 and, but for the largest, in 1 + w.
     values = np.round(rng.standard_normal((rows, columns)) * scale * 4096) / 4096
@@ -400,4 +479,5 @@ MODELS: dict[str, Callable[[Path], Path]] = {
         seed=9,
     ),
     "gemma3": gemma3,
+    **{spec.name: partial(family, spec=spec) for spec in tiny_families.FAMILIES},
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edgellm_converters.architectures import Architecture, Decoder, by_gguf_name, by_hf_name
 from edgellm_converters.architectures.base import TEXT, U32, Keys
-from edgellm_converters.architectures.rope import from_factors
+from edgellm_converters.architectures.scaling import VECTORS, restore_scaling
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
 from edgellm_converters.checkpoints.safetensors import SafetensorsCheckpoint
@@ -36,7 +36,6 @@ from edgellm_quant.recipes import ModelFacts
 __all__ = ["GGUFSource", "HuggingFaceSource", "Plan", "Source", "open_source"]
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
-ROPE_FREQS = "rope_freqs.weight"
 MAX_NAME = 64  # of an architecture, in characters
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -253,7 +252,7 @@ class GGUFSource:
             architecture.rules(decoder),
             self.tensors.shapes,
             to_gguf=False,
-            unused=(ROPE_FREQS,) if generated else (),
+            unused=tuple(generated),
         )
         facts = ModelFacts(name, decoder.layers, decoder.heads, decoder.heads_kv)
         return Plan(name, steps, facts, False)
@@ -269,23 +268,18 @@ class GGUFSource:
     def _decoder(self, architecture: Architecture) -> Decoder:
         keys = self._metadata.under(f"{architecture.name}.")
         decoder = architecture.from_metadata(keys, self.tensors.shapes)
-        if ROPE_FREQS not in self.tensors.shapes:
-            return decoder
-        if self.tensors.format(ROPE_FREQS).name != "F32":
-            raise ConfigError(f"{self.path}: {ROPE_FREQS} is not of type F32")
-        if self.tensors.shapes[ROPE_FREQS] != (decoder.head_dim // 2,):
-            raise ConfigError(f"{self.path}: {ROPE_FREQS} is no vector of {decoder.head_dim // 2}")
-        if decoder.scaling is not None:
-            raise UnsupportedError(
-                f"{self.path}: {ROPE_FREQS} beside a rope scaling of type {decoder.scaling.kind}"
-            )
-        values = self.tensors.rows(ROPE_FREQS, 0, 1).view(np.float32)[0]
-        scaling = from_factors(values, decoder.rope_theta, decoder.head_dim)
-        if scaling is None:
-            raise UnsupportedError(
-                f"{self.path}: {ROPE_FREQS} holds factors that are not those of Llama 3's scaling"
-            )
-        return replace(decoder, scaling=scaling)
+        present = [name for name in VECTORS if name in self.tensors.shapes]
+        vectors = {name: self._factors(name, decoder.rotary // 2) for name in present}
+        return restore_scaling(keys, decoder, vectors)
+
+    def _factors(self, name: str, size: int) -> npt.NDArray[np.float32]:
+        """Read a vector of rope factors."""
+        if self.tensors.format(name).name != "F32":
+            raise ConfigError(f"{self.path}: {name} is not of type F32")
+        if self.tensors.shapes[name] != (size,):
+            raise ConfigError(f"{self.path}: {name} is no vector of {size}")
+        values: npt.NDArray[np.float32] = self.tensors.rows(name, 0, 1).view(np.float32)[0]
+        return values
 
     def folder_files(self, plan: Plan, dtypes: Sequence[str]) -> dict[str, object]:
         """Build config.json, tokenizer.json and tokenizer_config.json from the metadata."""

@@ -124,9 +124,9 @@ CASES: dict[str, tuple[Change, type[errors.ConvertersError], list[str]]] = {
         ["gelu"],
     ),
     "unknown rope": (
-        edit("config.json", rope_scaling={"rope_type": "longrope", "factor": 2}),
+        edit("config.json", rope_scaling={"rope_type": "dynamic", "factor": 2}),
         errors.UnsupportedError,
-        ["longrope"],
+        ["dynamic"],
     ),
     "quantized checkpoint": (
         edit("config.json", quantization_config={"quant_method": "gptq"}),

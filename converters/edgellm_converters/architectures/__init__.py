@@ -6,8 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgellm_converters.architectures.base import Architecture, Decoder, TensorRule, Transform
+from edgellm_converters.architectures.gemma import GEMMA, GEMMA2
 from edgellm_converters.architectures.gemma3 import GEMMA3
+from edgellm_converters.architectures.granite import GRANITE
 from edgellm_converters.architectures.llama import LLAMA
+from edgellm_converters.architectures.olmo2 import OLMO2
+from edgellm_converters.architectures.phi3 import PHI3
+from edgellm_converters.architectures.qwen import QWEN2, QWEN3
+from edgellm_converters.architectures.smollm3 import SMOLLM3
+from edgellm_converters.architectures.stablelm import STABLELM
+from edgellm_converters.architectures.starcoder2 import STARCODER2
 from edgellm_converters.errors import UnsupportedError
 
 __all__ = [
@@ -22,7 +30,17 @@ __all__ = [
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     LLAMA,
+    QWEN2,
+    QWEN3,
+    GEMMA,
+    GEMMA2,
     GEMMA3,
+    PHI3,
+    SMOLLM3,
+    OLMO2,
+    GRANITE,
+    STABLELM,
+    STARCODER2,
 )
 
 _BY_HF: Mapping[str, Architecture] = {

@@ -81,6 +81,7 @@ class Sizes:
 class Decoder(Sizes):
     """The measures of one model.
 
+    `rotary` is how many values of each head are rotated.
     `scaling` is how rotary frequencies are stretched; `rope_theta_local`, `sliding_window` and
     `sliding_pattern` (every n-th layer looks at the whole context) are 0 where layers are alike.
     """
@@ -88,12 +89,20 @@ class Decoder(Sizes):
     rope_theta: float
     scaling: RopeScaling | None
     tied: bool
+    rotary: int
     attention_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
+    parallel: bool = False
     rope_theta_local: float = 0.0
     sliding_window: int = 0
     sliding_pattern: int = 0
+    original_context: int = 0
+    embedding_scale: float = 0.0
+    residual_scale: float = 0.0
+    attention_scale: float = 0.0
+    logit_scale: float = 0.0
+    attention_softcap: float = 0.0
     final_softcap: float = 0.0
 
 

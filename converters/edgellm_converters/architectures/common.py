@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from edgellm_converters.architectures.base import F32, TEXT, U32, Decoder, Keys, Sizes
 from edgellm_converters.architectures.rope import SCALING_KEYS
@@ -10,11 +11,15 @@ from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import ConfigError
 
 __all__ = [
+    "LAYER_NORM",
+    "RMS",
     "STORED_KEYS",
+    "Norm",
     "common_config",
     "common_keys",
     "read_sizes",
     "read_stored_sizes",
+    "shortest",
 ]
 
 MAX_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS
@@ -26,21 +31,36 @@ MAX_HEAD = 1 << 16
 
 STORED_KEYS = (
     *("block_count", "context_length", "embedding_length", "feed_forward_length"),
-    *("attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon"),
+    *("attention.head_count", "attention.head_count_kv"),
     *("attention.key_length", "attention.value_length", "rope.freq_base", *SCALING_KEYS),
 )
 """The keys of GGUF metadata that every family reads."""
 
 
-def read_sizes(config: Values) -> Sizes:
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A kind of norm by the keys of its epsilon, and the epsilon that config.json may leave out."""
+
+    config: str
+    gguf: str
+    epsilon: float
+
+
+RMS = Norm("rms_norm_eps", "attention.layer_norm_rms_epsilon", 1e-6)
+LAYER_NORM = Norm("layer_norm_eps", "attention.layer_norm_epsilon", 1e-5)
+
+
+def read_sizes(config: Values, norm: Norm = RMS, head_dim: int = 0) -> Sizes:
     """Read the sizes from config.json.
+
+    `head_dim` is the size of a head where the file names none; 0 for that of hidden size by heads.
 
     Raises:
         ConfigError: a value is missing, of a wrong kind, or does not go with another.
     """
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     explicit = "head_dim" in config
-    if not explicit and hidden % heads:
+    if not explicit and not head_dim and hidden % heads:
         raise ConfigError(
             f"{config.path}: hidden_size {hidden} is no multiple of num_attention_heads {heads}"
         )
@@ -50,19 +70,26 @@ def read_sizes(config: Values) -> Sizes:
         feed_forward=config.integer("intermediate_size"),
         heads=heads,
         heads_kv=config.integer("num_key_value_heads", heads),
-        head_dim=config.integer("head_dim", hidden // heads),
+        head_dim=config.integer("head_dim", head_dim or hidden // heads),
         explicit_head_dim=explicit,
         vocabulary=config.integer("vocab_size"),
         context=config.integer("max_position_embeddings"),
-        norm_epsilon=config.number("rms_norm_eps", 1e-6),
+        norm_epsilon=config.number(norm.config, norm.epsilon),
     )
     return _checked(sizes, config)
 
 
-def read_stored_sizes(metadata: Values, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
+def read_stored_sizes(
+    metadata: Values,
+    shapes: Mapping[str, tuple[int, ...]],
+    norm: Norm = RMS,
+    *,
+    partial: bool = False,
+) -> Sizes:
     """Read the sizes from GGUF metadata under the architecture's prefix.
 
-    The vocabulary is the number of rows of the token embedding.
+    The vocabulary is the number of rows of the token embedding. `partial` tells that less than a
+    whole head may be rotated.
 
     Raises:
         ConfigError: a value is missing, of a wrong kind, or does not go with another.
@@ -74,9 +101,11 @@ def read_stored_sizes(metadata: Values, shapes: Mapping[str, tuple[int, ...]]) -
     heads = metadata.integer("attention.head_count")
     implied = hidden // heads
     head_dim = metadata.integer("attention.key_length", implied)
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if metadata.integer(key, head_dim) != head_dim:
-            raise metadata.wrong(key, f"the head size {head_dim}")
+    if metadata.integer("attention.value_length", head_dim) != head_dim:
+        raise metadata.wrong("attention.value_length", f"the head size {head_dim}")
+    rotary = metadata.integer("rope.dimension_count", head_dim)
+    if rotary != head_dim and (not partial or rotary > head_dim or rotary % 2):
+        raise metadata.wrong("rope.dimension_count", f"the head size {head_dim}")
     sizes = Sizes(
         layers=metadata.integer("block_count"),
         hidden=hidden,
@@ -87,7 +116,7 @@ def read_stored_sizes(metadata: Values, shapes: Mapping[str, tuple[int, ...]]) -
         explicit_head_dim="attention.key_length" in metadata,
         vocabulary=embedding[0],
         context=metadata.integer("context_length"),
-        norm_epsilon=_shortest(metadata.number("attention.layer_norm_rms_epsilon")),
+        norm_epsilon=shortest(metadata.number(norm.gguf)),
     )
     return _checked(sizes, metadata)
 
@@ -111,15 +140,15 @@ def _checked(sizes: Sizes, values: Values) -> Sizes:
     return sizes
 
 
-def _shortest(value: float) -> float:
+def shortest(value: float) -> float:
     """Give the shortest decimal that is the same float32: 1e-05, not 9.999999747378752e-06."""
     import numpy as np
 
     return float(str(np.float32(value)))
 
 
-def common_keys(name: str, decoder: Decoder) -> Keys:
-    """Give the GGUF keys that the families share."""
+def common_keys(decoder: Decoder, norm: Norm = RMS, *, names_head_dim: bool = False) -> Keys:
+    """Give the GGUF keys that the families share, without their prefix."""
     keys: Keys = {
         "block_count": (U32, decoder.layers),
         "context_length": (U32, decoder.context),
@@ -139,14 +168,16 @@ def common_keys(name: str, decoder: Decoder) -> Keys:
             beside = scaling.attention_factor / scaling.usual_attention
             keys["rope.scaling.attn_factor"] = (F32, beside)
     keys["rope.freq_base"] = (F32, decoder.rope_theta)
-    keys["attention.layer_norm_rms_epsilon"] = (F32, decoder.norm_epsilon)
-    if decoder.explicit_head_dim:
+    keys[norm.gguf] = (F32, decoder.norm_epsilon)
+    if decoder.explicit_head_dim or names_head_dim:
         keys["attention.key_length"] = (U32, decoder.head_dim)
         keys["attention.value_length"] = (U32, decoder.head_dim)
-    return {f"{name}.{key}": value for key, value in keys.items()}
+    return keys
 
 
-def common_config(hf_name: str, model_type: str, decoder: Decoder) -> dict[str, object]:
+def common_config(
+    hf_name: str, model_type: str, decoder: Decoder, norm: Norm = RMS
+) -> dict[str, object]:
     """Give the part of config.json that the families share."""
     return {
         "architectures": [hf_name],
@@ -156,10 +187,9 @@ def common_config(hf_name: str, model_type: str, decoder: Decoder) -> dict[str, 
         "num_hidden_layers": decoder.layers,
         "num_attention_heads": decoder.heads,
         "num_key_value_heads": decoder.heads_kv,
-        "head_dim": decoder.head_dim,
         "vocab_size": decoder.vocabulary,
         "max_position_embeddings": decoder.context,
-        "rms_norm_eps": decoder.norm_epsilon,
+        norm.config: decoder.norm_epsilon,
         "rope_theta": decoder.rope_theta,
         "rope_scaling": None if decoder.scaling is None else decoder.scaling.config(),
         "tie_word_embeddings": decoder.tied,

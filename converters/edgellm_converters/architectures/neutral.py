@@ -68,6 +68,14 @@ def refuse_config(config: Values, known: Collection[str] = ()) -> None:
                 f"{config.path}: {key} is {value!r:.60}, which this architecture has not got in "
                 "GGUF"
             )
+    layers = config.raw("layer_types")
+    if "layer_types" not in known and isinstance(layers, list):
+        other = next((kind for kind in layers if kind != "full_attention"), None)
+        if other is not None:
+            raise UnsupportedError(
+                f"{config.path}: layer_types has {other!r:.60}, which this architecture has not "
+                "got in GGUF"
+            )
 
 
 def refuse_metadata(metadata: Values, known: Collection[str]) -> None:

@@ -16,16 +16,35 @@ import numpy.typing as npt
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import ConfigError, UnsupportedError
 
-__all__ = ["SCALING_KEYS", "RopeScaling", "factors", "from_factors", "from_metadata", "read_rope"]
+__all__ = [
+    "FREQS",
+    "LONG",
+    "SCALING_KEYS",
+    "SHORT",
+    "RopeScaling",
+    "attention_factor",
+    "factors",
+    "from_factors",
+    "from_metadata",
+    "original_context",
+    "read_partial",
+    "read_rope",
+]
+
+FREQS = "rope_freqs.weight"
+"""The tensor of llama3's divisors: (rotated / 2,)."""
+LONG = "rope_factors_long.weight"
+SHORT = "rope_factors_short.weight"
+"""Tensors of longrope's divisors, beyond the trained context and within it: (rotated / 2,)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
     """How the frequencies are stretched beyond the trained context; contexts in tokens.
 
-    `kind` is "linear", "yarn" or "llama3". `low` and `high` are llama3's frequency factors;
-    `attention_factor` is what cosine and sine are multiplied by in yarn, 0 for `usual_attention`.
-    What the file left open is 0.
+    `kind` is "linear", "yarn", "llama3" or "longrope". `low` and `high` are llama3's frequency
+    factors, `long` and `short` longrope's divisors; `attention_factor` is what cosine and sine are
+    multiplied by, 0 for the usual one of the kind. What the file left open is 0.
     """
 
     kind: str
@@ -36,6 +55,8 @@ class RopeScaling:
     attention_factor: float = 0.0
     beta_fast: float = 0.0
     beta_slow: float = 0.0
+    long: tuple[float, ...] = ()
+    short: tuple[float, ...] = ()
 
     @property
     def usual_attention(self) -> float:
@@ -52,7 +73,12 @@ class RopeScaling:
             "attention_factor": self.attention_factor,
             "beta_fast": self.beta_fast,
             "beta_slow": self.beta_slow,
+            "long_factor": list(self.long),
+            "short_factor": list(self.short),
         }
+        if self.kind == "longrope":
+            # The factor is what the contexts give.
+            del found["factor"]
         return found | {key: value for key, value in optional.items() if value}
 
 
@@ -75,6 +101,19 @@ def read_rope(config: Values, default_theta: float) -> tuple[float, RopeScaling 
     return theta, next(iter(scalings), None)
 
 
+def read_partial(config: Values, default: float) -> float:
+    """Read the share of each head that is rotated, in the form of transformers 4 or 5.
+
+    Raises:
+        ConfigError: it is no number above 0.
+    """
+    share = config.number("partial_rotary_factor", default)
+    for section in (config.section("rope_scaling"), config.section("rope_parameters")):
+        if section is not None:
+            share = section.number("partial_rotary_factor", share)
+    return share
+
+
 def _read_scaling(section: Values, config: Values) -> RopeScaling | None:
     # "type" is the key of transformers before 4.43.
     kind = section.text("rope_type", section.text("type", "default")).lower()
@@ -89,10 +128,10 @@ def _read_scaling(section: Values, config: Values) -> RopeScaling | None:
                 f"{config.path}: rope scaling of type {kind!r} has a {name!r:.60}, which is not "
                 "known here"
             )
-    if section.number("partial_rotary_factor", 1.0) != 1:
-        raise UnsupportedError(f"{config.path}: partial_rotary_factor is not 1")
     if kind == "default":
         return None
+    if kind in ("longrope", "su"):
+        return _read_longrope(section, config)
     factor = section.number("factor")
     if kind == "linear":
         return RopeScaling(kind, factor)
@@ -110,6 +149,12 @@ def _read_scaling(section: Values, config: Values) -> RopeScaling | None:
     return _read_yarn(section, config, RopeScaling(kind, factor, original))
 
 
+_LONGROPE = frozenset(
+    {
+        *("factor", "original_max_position_embeddings", "attention_factor"),
+        *("long_factor", "short_factor", "long_mscale", "short_mscale"),
+    }
+)
 # rope type -> the parameters that are read.
 _PARAMETERS: Mapping[str, frozenset[str]] = {
     "default": frozenset({"factor"}),
@@ -120,6 +165,8 @@ _PARAMETERS: Mapping[str, frozenset[str]] = {
             "original_max_position_embeddings",
         }
     ),
+    "longrope": _LONGROPE,
+    "su": _LONGROPE,
     "yarn": frozenset(
         {
             *("factor", "original_max_position_embeddings", "attention_factor"),
@@ -165,8 +212,61 @@ SCALING_KEYS = (
 """The keys of GGUF metadata that `from_metadata` reads."""
 
 
+def original_context(config: Values) -> int:
+    """Read the context that was trained before it was stretched, 0 if the file does not say.
+
+    Phi names it beside the scaling, transformers 5 inside.
+
+    Raises:
+        ConfigError: it is no such number.
+    """
+    key = "original_max_position_embeddings"
+    for values in (config, config.section("rope_parameters"), config.section("rope_scaling")):
+        if values is not None and key in values:
+            return values.integer(key)
+    return 0
+
+
+def _read_longrope(section: Values, config: Values) -> RopeScaling:
+    """Read Phi's scaling: a list of divisors for each of short and long contexts."""
+    original, context = original_context(config), config.integer("max_position_embeddings")
+    if original < 2:
+        raise ConfigError(f"{config.path}: longrope without original_max_position_embeddings")
+    factor = context / original
+    if "factor" in section and section.number("factor") != factor:
+        raise UnsupportedError(
+            f"{config.path}: the factor {section.raw('factor')} of longrope is not that of the "
+            f"contexts, {factor:g}"
+        )
+    for key in ("short_mscale", "long_mscale"):
+        if key in section:
+            raise UnsupportedError(f"{config.path}: {key} of longrope has no place in GGUF")
+    listed = section.raw("short_factor")
+    size = len(listed) if isinstance(listed, list) else 1
+    return RopeScaling(
+        "longrope",
+        factor,
+        original,
+        attention_factor=section.number("attention_factor") if "attention_factor" in section else 0,
+        long=section.numbers("long_factor", size),
+        short=section.numbers("short_factor", size),
+    )
+
+
+def attention_factor(scaling: RopeScaling) -> float:
+    """Give what longrope multiplies sines and cosines by: the one named, or sqrt(1 + ln f / ln c).
+
+    f is the factor and c the trained context (transformers, `_compute_longrope_parameters`).
+    """
+    if scaling.attention_factor or scaling.factor <= 1:
+        return scaling.attention_factor or 1.0
+    return math.sqrt(1 + math.log(scaling.factor) / math.log(scaling.original_context))
+
+
 def from_metadata(metadata: Values) -> RopeScaling | None:
     """Read the scaling from the keys under `<architecture>.rope.scaling.` of a GGUF file.
+
+    That of longrope and of llama3 is in tensors: see `edgellm_converters.architectures.scaling`.
 
     Raises:
         ConfigError: a value is of a wrong kind.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -75,6 +76,23 @@ class Values:
         if not SMALLEST <= value <= LARGEST:
             raise self.wrong(key, "a finite number above 0")
         return float(value)
+
+    def numbers(self, key: str, size: int) -> tuple[float, ...]:
+        """Read a list of `size` finite positive numbers.
+
+        Raises:
+            ConfigError: it is absent, or no such list.
+        """
+        values = self._get(key, None)
+        wanted = f"a list of {size} finite numbers above 0"
+        if not isinstance(values, list) or len(values) != size:
+            raise self.wrong(key, wanted)
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise self.wrong(key, wanted)
+            if not math.isfinite(value) or value <= 0:
+                raise self.wrong(key, wanted)
+        return tuple(float(value) for value in values)
 
     def flag(self, key: str, default: bool | None = None) -> bool:
         """Read a boolean.

@@ -108,8 +108,8 @@ _BULK = ("vocab", "merges")
 
 def _byte_level(parts: _Parts) -> Vocabulary:
     path, tokenizer, words = parts.path, parts.tokenizer, parts.words
-    row = by_layout(path, tokenizer.get("pre_tokenizer"))
     ignores = tokenizer["model"].get("ignore_merges")
+    row = by_layout(path, tokenizer.get("pre_tokenizer"), ignore_merges=bool(ignores))
     if bool(ignores) != row.ignore_merges:
         raise UnsupportedError(
             f"{path}: ignore_merges is {ignores!r:.80}, but llama.cpp takes it as "

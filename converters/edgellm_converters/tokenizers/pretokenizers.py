@@ -81,6 +81,12 @@ PRE_TOKENIZERS: tuple[PreTokenizer, ...] = (
         ignore_merges=True,
         adds_bos=True,
     ),
+    # The same expression as Llama 3's, but words are always merged from their letters.
+    PreTokenizer(
+        "dbrx",
+        ("smaug-bpe",),
+        (_split(_LLAMA3), _byte_level(use_regex=False)),
+    ),
     PreTokenizer(
         "qwen2",
         ("deepseek-r1-qwen", "megrez"),
@@ -106,16 +112,18 @@ def by_name(path: Path, name: str) -> PreTokenizer:
     )
 
 
-def by_layout(path: Path, pre_tokenizer: object) -> PreTokenizer:
+def by_layout(path: Path, pre_tokenizer: object, *, ignore_merges: bool = False) -> PreTokenizer:
     """Find the row whose steps a tokenizer.json's `pre_tokenizer` has.
+
+    Of several rows, the one that takes merges alike; the first if none does.
 
     Raises:
         UnsupportedError: no row has them; the hint shows what a new row needs.
     """
     wanted = _fingerprint(_steps(pre_tokenizer))
-    for row in PRE_TOKENIZERS:
-        if _fingerprint(list(row.steps)) == wanted:
-            return row
+    rows = [row for row in PRE_TOKENIZERS if _fingerprint(list(row.steps)) == wanted]
+    if rows:
+        return next((row for row in rows if row.ignore_merges == ignore_merges), rows[0])
     shown = wanted if len(wanted) <= 300 else wanted[:297] + "..."
     raise UnsupportedError(
         f"{path}: this pre_tokenizer is not known here: {shown}",

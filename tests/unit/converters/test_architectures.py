@@ -30,6 +30,12 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+PHI_LONG = {
+    "type": "longrope",
+    "original_max_position_embeddings": 64,
+    "short_factor": [1.0] * 8,
+    "long_factor": [2.0] * 8,
+}
 
 
 def values(**changes: Any) -> Values:
@@ -97,7 +103,9 @@ def test_gemma_reads_both_forms_of_its_layers_and_thetas() -> None:
 
 def test_metadata_gives_the_measures_back() -> None:
     for architecture in ARCHITECTURES:
-        decoder = architecture.from_config(values(head_dim=256, rms_norm_eps=1e-5), [])
+        scalar = {"query_pre_attn_scalar": 16} if architecture.name in ("gemma2", "gemma3") else {}
+        config = values(head_dim=16, rms_norm_eps=1e-5, **scalar)
+        decoder = architecture.from_config(config, [])
         keys = {key: value for key, (_, value) in architecture.metadata(decoder).items()}
         shapes = {rule.gguf: rule.shape for rule in architecture.rules(decoder)}
         stored = Values(HERE, keys).under(f"{architecture.name}.")
@@ -139,7 +147,6 @@ def test_rope_that_llama_cpp_has_not_got_is_refused() -> None:
         YARN | {"beta_slow": 2},
         YARN | {"truncate": False},
         YARN | {"mrope_section": [2, 3, 3]},
-        {"rope_type": "default", "partial_rotary_factor": 0.5},
         {"rope_type": "dynamic", "factor": 2.0},
         {"rope_type": "linear", "factor": 2.0, "attention_factor": 2.0},
     ):
@@ -148,6 +155,10 @@ def test_rope_that_llama_cpp_has_not_got_is_refused() -> None:
                 read_rope(values(**{key: odd}), 1e4)
     with pytest.raises(ConfigError, match="not the same"):
         read_rope(values(rope_scaling=YARN, rope_parameters={"rope_theta": 1e4}), 1e4)
+    half = {"rope_type": "default", "partial_rotary_factor": 0.5}
+    for key in ("rope_scaling", "rope_parameters"):
+        with pytest.raises(UnsupportedError, match="whole heads"):
+            by_gguf_name(HERE, "llama").from_config(values(**{key: half}), [])
     nested = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_type": "linear"}}
     gemma = by_gguf_name(HERE, "gemma3")
     with pytest.raises(UnsupportedError, match="window"):
@@ -218,3 +229,66 @@ def test_a_plan_is_complete_both_ways() -> None:
     with pytest.raises(IncompletePlanError, match=r"1 tensor has no place .*inv_freq"):
         make_plan(HERE, rules, more, to_gguf=True)
     assert len(make_plan(HERE, rules, more, to_gguf=True, unused=["inv_freq"])) == len(rules)
+
+
+def test_what_changes_the_model_and_has_no_place_is_refused() -> None:
+    """Each of these runs in transformers, and would be another model in llama.cpp."""
+    for name, changes in (
+        ("llama", {"hidden_act": "gelu"}),
+        ("llama", {"partial_rotary_factor": 0.5}),
+        ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}),
+        ("qwen2", {"hidden_act": "relu"}),
+        ("qwen2", {"head_dim": 32}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 64}),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 12, "sliding_window": 64}),
+        ("qwen2", {"rope_scaling": LLAMA3}),
+        ("qwen3", {"attention_bias": True}),
+        ("gemma", {"tie_word_embeddings": False}),
+        ("gemma", {"hidden_act": "silu"}),
+        ("gemma2", {"attn_logit_softcapping": None}),
+        ("gemma2", {"sliding_window": None}),
+        ("gemma2", {"query_pre_attn_scalar": 17}),
+        ("phi3", {"attention_bias": True}),
+        ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
+        ("phi3", {"rope_scaling": PHI_LONG | {"factor": 3.0}}),
+        ("phi3", {"rope_scaling": PHI_LONG | {"long_mscale": 1.1}}),
+        ("smollm3", {"no_rope_layer_interval": 3}),
+        ("smollm3", {"no_rope_layers": [1] * 12}),
+        ("smollm3", {"attention_bias": True}),
+        ("olmo2", {"tie_word_embeddings": True}),
+        ("olmo2", {"attention_bias": True}),
+        ("granite", {"hidden_act": "gelu"}),
+        ("stablelm", {"qk_layernorm": True}),
+        ("stablelm", {"tie_word_embeddings": True}),
+        ("stablelm", {"partial_rotary_factor": 0.2}),
+        ("starcoder2", {"use_bias": False}),
+        ("starcoder2", {"hidden_act": "gelu"}),
+        ("gemma3", {"use_bidirectional_attention": True}),
+    ):
+        good = {"head_dim": 16} if "gemma" in name else {}
+        if name in ("gemma2", "gemma3"):
+            good["query_pre_attn_scalar"] = 16
+        family = by_gguf_name(HERE, name)
+        family.from_config(values(**good), [])
+        with pytest.raises(UnsupportedError, match=r"config\.json: "):
+            family.from_config(values(**good | changes), [])
+
+
+def test_longrope_needs_its_two_lists_and_the_trained_context() -> None:
+    phi = by_gguf_name(HERE, "phi3")
+    decoder = phi.from_config(values(rope_scaling=PHI_LONG), [])
+    assert decoder.scaling is not None
+    assert (decoder.scaling.factor, decoder.scaling.original_context) == (2.0, 64)
+    # sqrt(1 + ln 2 / ln 64) = sqrt(7 / 6)
+    keys = phi.metadata(decoder)
+    assert keys["phi3.rope.scaling.attn_factor"][1] == pytest.approx((7 / 6) ** 0.5)
+    assert [vector.tolist() for vector in phi.generated(decoder).values()] == [[2.0] * 8, [1.0] * 8]
+    for wrong in (
+        {"short_factor": [1.0] * 7, "long_factor": [2.0] * 7},
+        {"long_factor": [2.0] * 7},
+        {"long_factor": [2.0] * 7 + [0.0]},
+        {"short_factor": "long"},
+        {"original_max_position_embeddings": None},
+    ):
+        with pytest.raises(ConfigError):
+            phi.from_config(values(rope_scaling=PHI_LONG | wrong), [])

@@ -1,0 +1,69 @@
+"""What several families refuse, or note, of a config.json: windows of attention."""
+
+from __future__ import annotations
+
+from edgellm_converters.architectures.base import Sizes
+from edgellm_converters.architectures.values import Values
+from edgellm_converters.errors import UnsupportedError
+
+__all__ = ["note_window", "period", "refuse_window", "stored_period"]
+
+
+def note_window(config: Values, sizes: Sizes, notes: list[str]) -> None:
+    """Note a sliding window that llama.cpp does not have for this family."""
+    if "sliding_window" in config and config.integer("sliding_window") < sizes.context:
+        notes.append(
+            f"sliding_window {config.raw('sliding_window')} is left out: llama.cpp lets every "
+            "token of this architecture see the whole context"
+        )
+
+
+def refuse_window(config: Values, sizes: Sizes, notes: list[str]) -> None:  # noqa: ARG001
+    """Refuse a sliding window that is switched on and shorter than the context.
+
+    Raises:
+        UnsupportedError: llama.cpp would let every token see the whole context.
+    """
+    types = config.raw("layer_types")
+    slides = isinstance(types, list) and any(kind != "full_attention" for kind in types)
+    if not slides and not config.flag("use_sliding_window", False):
+        return
+    if "sliding_window" in config and config.integer("sliding_window") < sizes.context:
+        raise UnsupportedError(
+            f"{config.path}: sliding_window {config.raw('sliding_window')} is in use, but "
+            "llama.cpp lets every token of this architecture see the whole context"
+        )
+
+
+def period(config: Values, layers: int, default: int) -> int:
+    """Read which layers see the whole context: every n-th, or a list of types that says so.
+
+    Raises:
+        ConfigError: there is no list of as many names as layers.
+        UnsupportedError: the list does not follow one period.
+    """
+    pattern = config.integer("sliding_window_pattern", default)
+    types = config.raw("layer_types")
+    if types is None:
+        return pattern
+    if not isinstance(types, list) or len(types) != layers:
+        raise config.wrong("layer_types", f"a list of {layers} names")
+    whole = [index + 1 for index, kind in enumerate(types) if kind == "full_attention"]
+    # Without a whole layer, the first one would come after the last of them.
+    pattern = whole[0] if whole else max(pattern, layers + 1)
+    if whole != list(range(pattern, layers + 1, pattern)):
+        raise UnsupportedError(f"{config.path}: layer_types do not follow one period")
+    return pattern
+
+
+def stored_period(metadata: Values, default: int) -> int:
+    """Read the same from metadata.
+
+    Raises:
+        UnsupportedError: it is a list by layer.
+    """
+    if isinstance(metadata.raw("attention.sliding_window_pattern"), list):
+        raise UnsupportedError(
+            f"{metadata.path}: a list of sliding windows by layer is not known here"
+        )
+    return metadata.integer("attention.sliding_window_pattern", default)

@@ -1,0 +1,378 @@
+"""A family of models as data: which tensors it has, and what config.json and metadata call a thing.
+
+A file of a family is one `Family`. Tensors are listed once, with the names of both sides and sizes
+by name ("query hidden"); settings are listed once, with the key of either side. What no table can
+say is in small functions that the family names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellm_converters.architectures.base import (
+    F32,
+    U32,
+    Decoder,
+    Keys,
+    Sizes,
+    TensorRule,
+    Transform,
+)
+from edgellm_converters.architectures.common import (
+    RMS,
+    STORED_KEYS,
+    Norm,
+    common_config,
+    common_keys,
+    read_sizes,
+    read_stored_sizes,
+    shortest,
+)
+from edgellm_converters.architectures.neutral import refuse_config, refuse_metadata
+from edgellm_converters.architectures.rope import (
+    FREQS,
+    LONG,
+    SHORT,
+    RopeScaling,
+    factors,
+    from_metadata,
+    read_partial,
+    read_rope,
+)
+from edgellm_converters.architectures.values import Values
+from edgellm_converters.errors import ConfigError, UnsupportedError
+
+__all__ = ["EMBEDDING", "FINAL_NORM", "GATED", "HEAD", "Family", "Flag", "Setting", "Tensor"]
+
+Flag: TypeAlias = bool | str
+"""True, False, or the name of a yes-or-no field of `Decoder`, "!" before it for its opposite."""
+
+Extra: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor of both layouts; names are without their `.weight`.
+
+    In a family's `layer`, names stand behind `blk.N.` and `model.layers.N.`. `shape` names sizes:
+    hidden, query (all heads), key (all key-value heads), qkv (the three together), head, feed,
+    gate_up (twice feed), vocabulary. `bias` tells whether a vector `.bias` of as many values as
+    the weight has rows stands beside it; `when`, whether the tensor is there at all.
+    """
+
+    gguf: str
+    hf: str
+    shape: str
+    transform: Transform = Transform.PLAIN
+    bias: Flag = False
+    when: Flag = True
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A field of `Decoder` with its key in config.json and in metadata (without the prefix).
+
+    `default` stands where config.json has no such key (None: it must have it), `stored` where the
+    metadata has none. An `optional` one may be null or absent, and is 0 then on this side and
+    absent on the other. A flag may be told by a `tensor` of the GGUF file instead of a key.
+    """
+
+    field: str
+    config: str
+    gguf: str = ""
+    kind: Literal["number", "integer", "flag"] = "number"
+    default: float | bool | None = None
+    stored: float | bool | None = None
+    optional: bool = False
+    tensor: str = ""
+
+    def read(self, config: Values) -> Any:
+        """Read it from config.json."""
+        if self.optional and self.config not in config:
+            return 0
+        # Absent is not null: transformers fills in what is absent, null switches it off.
+        if self.kind != "flag" and self.config not in config and self.config in list(config):
+            raise UnsupportedError(
+                f"{config.path}: {self.config} is null, but GGUF always has one in this family"
+            )
+        return self._of(config, self.config, self.default)
+
+    def read_stored(self, metadata: Values, shapes: Mapping[str, tuple[int, ...]]) -> Any:
+        """Read it from metadata, or off the names of tensors."""
+        if self.tensor:
+            return self.tensor in shapes
+        if self.optional and metadata.raw(self.gguf) in (None, 0):
+            return 0
+        value = self._of(metadata, self.gguf, self.stored)
+        return shortest(value) if self.kind == "number" else value
+
+    def _of(self, values: Values, key: str, default: Any) -> Any:
+        return getattr(values, self.kind)(key, default)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One family; see `Architecture` for its methods.
+
+    Args:
+        name: general.architecture.
+        hf_names: the `architectures` of config.json; the first is written.
+        model_type: `model_type` of config.json.
+        layer: the tensors of each layer, in the order in which they are written.
+        ends: those outside of the layers.
+        settings: fields with a key on either side, beyond the sizes that all have.
+        fixed: keys of config.json that change the model and have one place in its graph; the first
+            of the values is what a missing key means and what is written.
+        written: keys of config.json that are written for its readers' sake.
+        norm: the kind of norm, with its keys.
+        theta: base of the rotary frequencies where config.json has none.
+        stored_theta: the same where the metadata has none.
+        partial: the share of each head that is rotated where config.json has none; 0 if the graph
+            rotates whole heads.
+        head_dim: size of a head where config.json has none; 0 for hidden / heads.
+        square: llama.cpp needs heads x head size = hidden.
+        scalings: kinds of rope scaling that the graph of llama.cpp follows.
+        tied: whether the output is the embedding where config.json does not say.
+        names_head_dim: the size of a head is always written to metadata.
+        names_rope: vocabulary and rotated size are written to metadata.
+        read: gives fields from config.json that the tables do not; raises what is not supported.
+        read_stored: the same from metadata.
+        more_config: gives keys of config.json that the tables do not.
+        more_keys: gives keys of the metadata that the tables do not.
+        checks: refuse, or take notes of, what of config.json has no place in GGUF.
+        reads: keys of config.json that the functions above read.
+        reads_stored: keys of the metadata that they read, or that llama.cpp passes over.
+    """
+
+    name: str
+    hf_names: tuple[str, ...]
+    model_type: str
+    layer: tuple[Tensor, ...]
+    ends: tuple[Tensor, ...]
+    settings: tuple[Setting, ...] = ()
+    fixed: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    written: Mapping[str, object] = field(default_factory=dict)
+    norm: Norm = RMS
+    theta: float = 10_000.0
+    stored_theta: float = 10_000.0
+    partial: float = 0.0
+    head_dim: int = 0
+    square: bool = False
+    scalings: tuple[str, ...] = ("linear", "yarn")
+    tied: bool = False
+    names_head_dim: bool = False
+    names_rope: bool = False
+    read: Callable[[Values, Sizes], Extra] | None = None
+    read_stored: Callable[[Values, Mapping[str, tuple[int, ...]]], Extra] | None = None
+    more_config: Callable[[Decoder], dict[str, object]] | None = None
+    more_keys: Callable[[Decoder], Keys] | None = None
+    checks: Sequence[Callable[[Values, Sizes, list[str]], None]] = ()
+    reads: tuple[str, ...] = ()
+    reads_stored: tuple[str, ...] = ()
+
+    # -- in -------------------------------------------------------------------------------------
+
+    def from_config(self, config: Values, notes: list[str]) -> Decoder:
+        """Read config.json; see `Architecture`."""
+        self._check_fixed(config)
+        own = {each.config for each in self.settings} | self.fixed.keys()
+        refuse_config(config, own | {"partial_rotary_factor", *self.reads})
+        sizes = read_sizes(config, self.norm, self.head_dim)
+        if self.square and sizes.heads * sizes.head_dim != sizes.hidden:
+            raise UnsupportedError(
+                f"{config.path}: {sizes.heads} heads of {sizes.head_dim} are not hidden_size "
+                f"{sizes.hidden}, which llama.cpp needs for {self.name}"
+            )
+        for check in self.checks:
+            check(config, sizes, notes)
+        theta, scaling = read_rope(config, self.theta)
+        self._check_scaling(config, scaling)
+        rotary = self._rotary(config, sizes)
+        if scaling is not None and scaling.kind == "longrope" and len(scaling.short) * 2 != rotary:
+            raise ConfigError(
+                f"{config.path}: short_factor has {len(scaling.short)} numbers, but "
+                f"{rotary} values of a head are rotated"
+            )
+        found: Extra = {each.field: each.read(config) for each in self.settings}
+        if self.read is not None:
+            found |= self.read(config, sizes)
+        return Decoder(
+            **asdict(sizes),
+            rope_theta=theta,
+            scaling=scaling,
+            tied=config.flag("tie_word_embeddings", self.tied),
+            rotary=rotary,
+            **found,
+        )
+
+    def _check_scaling(self, values: Values, scaling: RopeScaling | None) -> None:
+        if scaling is not None and scaling.kind not in self.scalings:
+            raise UnsupportedError(
+                f"{values.path}: llama.cpp has no rope scaling of type {scaling.kind!r} for "
+                f"{self.name}",
+                hint=f"it has: {', '.join(self.scalings)}",
+            )
+
+    def _check_fixed(self, config: Values) -> None:
+        for key, allowed in self.fixed.items():
+            value = config.raw(key)
+            if value is None or any(value == one and type(value) is type(one) for one in allowed):
+                continue
+            raise UnsupportedError(
+                f"{config.path}: {key} is {value!r:.80}; {self.name} in GGUF has "
+                f"{' or '.join(repr(one) for one in allowed)} alone"
+            )
+
+    def _rotary(self, config: Values, sizes: Sizes) -> int:
+        share = read_partial(config, self.partial or 1.0)
+        if not self.partial and share != 1:
+            raise UnsupportedError(
+                f"{config.path}: partial_rotary_factor is {share:g}; {self.name} in GGUF rotates "
+                "whole heads"
+            )
+        rotary = int(sizes.head_dim * share)
+        if not 0 < rotary <= sizes.head_dim or rotary % 2:
+            raise UnsupportedError(
+                f"{config.path}: partial_rotary_factor {share:g} rotates {rotary} of "
+                f"{sizes.head_dim} values of a head; llama.cpp rotates an even number"
+            )
+        return rotary
+
+    def from_metadata(self, metadata: Values, shapes: Mapping[str, tuple[int, ...]]) -> Decoder:
+        """Read GGUF metadata; see `Architecture`. The caller reads tensors of rope factors."""
+        if metadata.integer("expert_count", 0, least=0):
+            raise UnsupportedError(
+                f"{metadata.path}: mixtures of experts are not known here for {self.name}"
+            )
+        own = {each.gguf for each in self.settings} | {self.norm.gguf}
+        refuse_metadata(metadata, own | {*STORED_KEYS, *self.reads_stored})
+        sizes = read_stored_sizes(metadata, shapes, self.norm, partial=self.partial > 0)
+        found: Extra = {each.field: each.read_stored(metadata, shapes) for each in self.settings}
+        if self.read_stored is not None:
+            found |= self.read_stored(metadata, shapes)
+        # Longrope's divisors are in tensors; the caller reads them.
+        scaling = None if LONG in shapes else from_metadata(metadata)
+        self._check_scaling(metadata, scaling)
+        return Decoder(
+            **asdict(sizes),
+            rope_theta=shortest(metadata.number("rope.freq_base", self.stored_theta)),
+            scaling=scaling,
+            tied="output.weight" not in shapes,
+            rotary=metadata.integer("rope.dimension_count", sizes.head_dim),
+            **found,
+        )
+
+    # -- out ------------------------------------------------------------------------------------
+
+    def config(self, decoder: Decoder) -> dict[str, object]:
+        """Give config.json; see `Architecture`."""
+        found = common_config(self.hf_names[0], self.model_type, decoder, self.norm)
+        if decoder.explicit_head_dim or self.names_head_dim:
+            found["head_dim"] = decoder.head_dim
+        found |= {key: allowed[0] for key, allowed in self.fixed.items()}
+        found |= self.written
+        if self.partial:
+            found["partial_rotary_factor"] = _share(decoder.rotary, decoder.head_dim)
+        for each in self.settings:
+            value = getattr(decoder, each.field)
+            found[each.config] = None if each.optional and not value else value
+        if self.more_config is not None:
+            found |= self.more_config(decoder)
+        return found
+
+    def metadata(self, decoder: Decoder) -> Keys:
+        """Give the GGUF keys; see `Architecture`."""
+        keys = common_keys(decoder, self.norm, names_head_dim=self.names_head_dim)
+        if self.names_rope:
+            keys["vocab_size"] = (U32, decoder.vocabulary)
+        if self.names_rope or self.partial:
+            keys["rope.dimension_count"] = (U32, decoder.rotary)
+        for each in self.settings:
+            value = getattr(decoder, each.field)
+            if each.gguf and not (each.optional and not value):
+                keys[each.gguf] = (F32 if each.kind == "number" else U32, value)
+        if self.more_keys is not None:
+            keys |= self.more_keys(decoder)
+        return {f"{self.name}.{key}": value for key, value in keys.items()}
+
+    def rules(self, decoder: Decoder) -> list[TensorRule]:
+        """Give the tensors; see `Architecture`."""
+        found = [rule for each in self.ends for rule in _expand(each, decoder, "", "")]
+        for number in range(decoder.layers):
+            to, of = f"blk.{number}.", f"model.layers.{number}."
+            found += [rule for each in self.layer for rule in _expand(each, decoder, to, of)]
+        return found
+
+    def generated(self, decoder: Decoder) -> dict[str, npt.NDArray[np.float32]]:
+        """Give the factors of llama3's or longrope's scaling; see `Architecture`."""
+        scaling = decoder.scaling
+        if scaling is None:
+            return {}
+        if scaling.kind == "llama3":
+            return {FREQS: factors(scaling, decoder.rope_theta, decoder.rotary)}
+        if scaling.kind == "longrope":
+            return {
+                LONG: np.array(scaling.long, dtype=np.float32),
+                SHORT: np.array(scaling.short, dtype=np.float32),
+            }
+        return {}
+
+    def unused(self, decoder: Decoder) -> tuple[str, ...]:
+        """Give the endings of names to leave out; see `Architecture`."""
+        # Old checkpoints carry the frequencies; a tied model may carry its embedding twice.
+        return (".rotary_emb.inv_freq", *(("lm_head.weight",) if decoder.tied else ()))
+
+
+def _expand(tensor: Tensor, decoder: Decoder, to: str, of: str) -> list[TensorRule]:
+    """Give the rules of a tensor and of its bias, with sizes for their names."""
+    if not _holds(tensor.when, decoder):
+        return []
+    d = decoder
+    query, key = d.heads * d.head_dim, d.heads_kv * d.head_dim
+    sizes = {
+        "hidden": d.hidden,
+        "query": query,
+        "key": key,
+        "qkv": query + 2 * key,
+        "head": d.head_dim,
+        "feed": d.feed_forward,
+        "gate_up": 2 * d.feed_forward,
+        "vocabulary": d.vocabulary,
+    }
+    shape = tuple(sizes[name] for name in tensor.shape.split())
+    head = d.head_dim if tensor.transform is Transform.ROPE else 0
+    gguf, hf = f"{to}{tensor.gguf}", f"{of}{tensor.hf}"
+    rules = [TensorRule(f"{gguf}.weight", f"{hf}.weight", shape, tensor.transform, head)]
+    if _holds(tensor.bias, decoder):
+        vector = TensorRule(f"{gguf}.bias", f"{hf}.bias", shape[:1], tensor.transform, head)
+        rules.append(vector)
+    return rules
+
+
+def _holds(flag: Flag, decoder: Decoder) -> bool:
+    if isinstance(flag, bool):
+        return flag
+    return bool(getattr(decoder, flag.lstrip("!"))) is not flag.startswith("!")
+
+
+def _share(rotary: int, head_dim: int) -> float:
+    """Give the share of a head that readers turn into just this number of values."""
+    share = rotary / head_dim
+    return share if int(head_dim * share) == rotary else (rotary + 0.5) / head_dim
+
+
+# -- what many families have ----------------------------------------------------------------------
+
+EMBEDDING = Tensor("token_embd", "model.embed_tokens", "vocabulary hidden")
+FINAL_NORM = Tensor("output_norm", "model.norm", "hidden")
+HEAD = Tensor("output", "lm_head", "vocabulary hidden", when="!tied")
+GATED = (
+    Tensor("ffn_gate", "mlp.gate_proj", "feed hidden"),
+    Tensor("ffn_up", "mlp.up_proj", "feed hidden"),
+    Tensor("ffn_down", "mlp.down_proj", "hidden feed"),
+)

@@ -1,0 +1,67 @@
+"""Tensors are those of llama.cpp's own converter bit for bit, and so are the architecture's keys.
+
+Its sources travel in llama-cpp-python's source distribution, under vendor/llama.cpp. The variable
+LLAMA_CPP_SOURCE says where they were unpacked; without it these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tiny
+from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
+from edgellm_converters.pipeline import convert
+
+pytestmark = pytest.mark.oracle
+SOURCE = os.environ.get("LLAMA_CPP_SOURCE", "")
+if not SOURCE or not (Path(SOURCE) / "conversion").is_dir():
+    pytest.skip("LLAMA_CPP_SOURCE names no source of llama.cpp", allow_module_level=True)
+if importlib.util.find_spec("transformers") is None:
+    pytest.skip("needs transformers and torch", allow_module_level=True)
+
+PROGRAM = Path(__file__).with_name("reference_convert.py")
+# Keys that may differ, and why.
+WRITTEN_ANYWAY = {
+    "rope.freq_base": "what llama.cpp takes by default; a reader need not know that",
+    "attention.sliding_window_pattern": "theirs is llama.cpp's default, whatever the model has",
+}
+LEFT_OUT = {
+    "attention.sliding_window": "theirs is 0 where the model has no window",
+}
+# Models whose value is another one there, and why.
+OTHERS = {
+    ("phi3-longrope-long", "rope.scaling.attn_factor"): "theirs passes over attention_factor",
+}
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_the_file_is_that_of_the_reference(name: str, tmp_path: Path) -> None:
+    folder, ours, theirs = tiny.MODELS[name](tmp_path / name), tmp_path / "a.gguf", tmp_path / "b"
+    convert(folder, ours, dtype="f32")
+    command = [sys.executable, str(PROGRAM), SOURCE, str(folder), str(theirs)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    with GGUFCheckpoint(ours) as first, GGUFCheckpoint(theirs) as second:
+        assert set(first.names) == set(second.names)
+        for tensor in first.names:
+            assert first.info(tensor).format == second.info(tensor).format, tensor
+            assert first.info(tensor).shape == second.info(tensor).shape, tensor
+            assert first.raw(tensor).tobytes() == second.raw(tensor).tobytes(), tensor
+        prefix = first.header.metadata["general.architecture"] + "."
+        found, wanted = first.header, second.header
+        for key in (k for k in {*found.metadata, *wanted.metadata} if k.startswith(prefix)):
+            if key not in wanted.metadata:
+                assert key.removeprefix(prefix) in WRITTEN_ANYWAY, key
+                continue
+            if key not in found.metadata and not wanted.metadata[key]:
+                assert key.removeprefix(prefix) in LEFT_OUT, key
+                continue
+            if (name, key.removeprefix(prefix)) in OTHERS:
+                continue
+            assert found.metadata.get(key) == wanted.metadata[key], key
+            assert found.value_types[key] == wanted.value_types[key], key
