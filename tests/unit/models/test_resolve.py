@@ -108,7 +108,7 @@ def test_a_folder_is_no_model_file_unless_it_is_asked_for(here: Path) -> None:
     assert resolve("my finetune", folders=True) == Path("my finetune")
 
 
-@pytest.mark.parametrize("reference", ["x" * 5000 + "/a", "a\0b/c", "/root/\0.gguf"])
+@pytest.mark.parametrize("reference", ["x" * 5000 + "/a", "a\0b/c", "/srv/\0.gguf"])
 def test_an_impossible_path_is_not_there(reference: str) -> None:
     with pytest.raises(NotFoundError, match="no file"):
         resolve(reference)
