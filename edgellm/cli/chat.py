@@ -15,7 +15,7 @@ from edgellm.cli.generation import (
     given_model,
     prepare_stdout,
 )
-from edgellm.cli.options import option
+from edgellm.cli.options import json_option, option
 from edgellm.cli.run import answer, with_stdin
 
 __all__ = ["command"]
@@ -33,8 +33,13 @@ __all__ = ["command"]
     is_flag=True,
     help="Go on with the last conversation, and its model if no other is given.",
 )
+@json_option
 def command(
-    model_word: str | None, prompt_word: str | None, continue_last: bool, **values: Any
+    model_word: str | None,
+    prompt_word: str | None,
+    continue_last: bool,
+    as_json: bool,
+    **values: Any,
 ) -> int:
     """Talk to a model.
 
@@ -46,6 +51,7 @@ def command(
 
     Ctrl-C stops an answer, Ctrl-D leaves, /help lists the commands. Answers go to stdout, all else
     to stderr. Without a terminal every line of stdin is a message. With a PROMPT it answers once.
+    --json writes one object a line for each answer.
 
     A model without a chat template continues each text as it stands.
     """
@@ -60,11 +66,11 @@ def command(
     if prompt is not None:
         if continue_last:
             raise click.UsageError("--continue goes on with a conversation: it takes no prompt")
-        return answer(model, with_stdin(prompt) or prompt, values, raw=False, as_json=False)
-    return talk(model, values, continue_last=continue_last)
+        return answer(model, with_stdin(prompt) or prompt, values, raw=False, as_json=as_json)
+    return talk(model, values, continue_last=continue_last, as_json=as_json)
 
 
-def talk(model: str | None, values: dict[str, Any], *, continue_last: bool) -> int:
+def talk(model: str | None, values: dict[str, Any], *, continue_last: bool, as_json: bool) -> int:
     """Load the model and run the REPL."""
     from edgellm.api.chat import load
     from edgellm.backends.base import CancelledError
@@ -93,7 +99,7 @@ def talk(model: str | None, values: dict[str, Any], *, continue_last: bool) -> i
         terminal = sys.stdin is not None and sys.stdin.isatty()
         reader = TerminalReader(history_file()) if terminal else PipeReader()
         conversation = loaded.conversation(system=values["system"], options=options)
-        repl = Repl(loaded, conversation, reader, model=model)
+        repl = Repl(loaded, conversation, reader, model=model, as_json=as_json)
         if session is not None:
             repl.restore(session)
             if values["system"]:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from edgellm.cli.options import option
+from edgellm.cli.options import echo_json, option
 
 if TYPE_CHECKING:
+    from edgellm.api.chat import LoadedModel
     from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "printable_text",
     "read_stdin",
     "show",
+    "write_answer",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -186,3 +188,25 @@ def show(generation: Generation) -> GenerationResult:
             write("\n")
             flush()
     return generation.result
+
+
+def write_answer(loaded: LoadedModel, generation: Generation, *, as_json: bool) -> GenerationResult:
+    """Write an answer to stdout: as it comes, or as one JSON object when it is there."""
+    if not as_json:
+        return show(generation)
+    result = generation.read()
+    echo_json(
+        {
+            "text": result.text,
+            "finish_reason": result.finish_reason,
+            "prompt_tokens": result.prompt_tokens,
+            "completion_tokens": result.completion_tokens,
+            "time_to_first_token_s": round(result.time_to_first_token_s, 6),
+            "prompt_tokens_per_s": round(result.prompt_tokens_per_s, 3),
+            "completion_tokens_per_s": round(result.completion_tokens_per_s, 3),
+            "seed": result.seed,
+            "model": loaded.name,
+            "backend": loaded.backend,
+        }
+    )
+    return result

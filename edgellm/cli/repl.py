@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgellm.api.chat import LoadedModel
 from edgellm.cli.errors import describe
-from edgellm.cli.generation import cancel_on_interrupt, notice, show
+from edgellm.cli.generation import cancel_on_interrupt, notice, write_answer
 from edgellm.cli.repl_commands import find_command
 from edgellm.cli.repl_input import LineReader, read_message
 from edgellm.errors import EdgellmError
@@ -32,11 +32,13 @@ class Repl:
         reader: LineReader,
         *,
         model: str | None,
+        as_json: bool = False,
     ) -> None:
         self.loaded = loaded
         self.conversation = conversation
         self._reader = reader
         self._model = model
+        self._as_json = as_json
         self._keeps = reader.interactive
 
     def run(self) -> None:
@@ -50,9 +52,9 @@ class Repl:
             self._reader.close()
 
     def answer(self, ask: Callable[..., Generation]) -> None:
-        """Stream an answer; Ctrl-C ends the answer and not the program."""
+        """Write an answer; Ctrl-C ends the answer and not the program."""
         with cancel_on_interrupt() as cancel:
-            result = show(ask(cancel=cancel))
+            result = write_answer(self.loaded, ask(cancel=cancel), as_json=self._as_json)
         if result.finish_reason == "cancelled":
             notice("(stopped)")
         elif result.finish_reason == "context":

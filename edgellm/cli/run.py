@@ -15,13 +15,13 @@ from edgellm.cli.generation import (
     notice,
     prepare_stdout,
     read_stdin,
-    show,
+    write_answer,
 )
-from edgellm.cli.options import echo_json, json_option, option
+from edgellm.cli.options import json_option, option
 
 if TYPE_CHECKING:
     from edgellm.api.chat import LoadedModel
-    from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult
+    from edgellm.generate.engine import GenerateOptions, Generation
 
 __all__ = ["answer", "choose_model_and_prompt", "command"]
 
@@ -120,9 +120,7 @@ def answer(
             raise KeyboardInterrupt from None
         with loaded:
             generation = _begin(loaded, text, values["system"], options, raw, cancel)
-            result = generation.read() if as_json else show(generation)
-            if as_json:
-                echo_json(_as_json(loaded, result))
+            result = write_answer(loaded, generation, as_json=as_json)
             if result.finish_reason == "context":
                 notice(
                     f"edgellm: the answer ends here because the context of "
@@ -159,18 +157,3 @@ def _begin(
         sampling=options.sampling,
         cancel=cancel,
     )
-
-
-def _as_json(loaded: LoadedModel, result: GenerationResult) -> dict[str, object]:
-    return {
-        "text": result.text,
-        "finish_reason": result.finish_reason,
-        "prompt_tokens": result.prompt_tokens,
-        "completion_tokens": result.completion_tokens,
-        "time_to_first_token_s": round(result.time_to_first_token_s, 6),
-        "prompt_tokens_per_s": round(result.prompt_tokens_per_s, 3),
-        "completion_tokens_per_s": round(result.completion_tokens_per_s, 3),
-        "seed": result.seed,
-        "model": loaded.name,
-        "backend": loaded.backend,
-    }

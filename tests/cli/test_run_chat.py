@@ -73,6 +73,16 @@ def test_json_has_the_documented_keys(call, tiny):
     assert body["completion_tokens_per_s"] > 0
 
 
+def test_chat_writes_an_object_for_each_answer(call, tiny):
+    once = call("chat", tiny, "hello", "--json", *GREEDY)
+    status, out, err = call("chat", tiny, "--json", *GREEDY, stdin="hello\nhello\n")
+    bodies = [json.loads(line) for line in out.splitlines()]
+    assert (status, err) == (0, "")
+    assert [body["text"] for body in bodies] == [ANSWER, ANSWER]
+    assert bodies[1]["prompt_tokens"] > bodies[0]["prompt_tokens"]
+    assert json.loads(once[1]).keys() == bodies[0].keys()
+
+
 def test_stdin_is_appended_to_the_prompt(call, tiny):
     alone = call("run", tiny, "ab", "--json", *GREEDY)
     both = call("run", tiny, "ab", "--json", *GREEDY, stdin="cd\n")
