@@ -26,7 +26,7 @@ def quantization_options(function: F) -> F:
     """Add what `convert` and `quantize` share: the type, what may be replaced, threads, --json."""
     for decorate in (
         json_option,
-        option("--threads", type=click.IntRange(1), help="Cores to use.  [default: all]"),
+        option("-t", "--threads", type=click.IntRange(1), help="Cores to use.  [default: all]"),
         option("--force", is_flag=True, help="Replace the output if it exists."),
         option("--requantize", is_flag=True, help="Quantize a source that is quantized already."),
         option(

@@ -13,6 +13,13 @@ from edgellm.cli.progress import ProgressBar, terminated_like_interrupted
 __all__ = ["command"]
 
 
+def file_path(_ctx: click.Context, _param: click.Parameter, value: str) -> Path:
+    """Refuse a path that can only be a folder's: pathlib would drop the slash."""
+    if value.endswith("/"):
+        raise click.BadParameter(f"{value} is a folder; a file is written")
+    return Path(value)
+
+
 @click.command("quantize")
 @click.argument("source")
 @option(
@@ -20,7 +27,7 @@ __all__ = ["command"]
     "--output",
     required=True,
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    callback=file_path,
     help="The GGUF file to write.",
 )
 @quantization_options

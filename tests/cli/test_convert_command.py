@@ -156,3 +156,11 @@ def test_a_closed_terminal_is_no_matter_to_nohup() -> None:
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_quantize_writes_no_file_where_a_folder_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["quantize", str(folder), "--bits", "8", "-o", f"{tmp_path}/out/"]) == 2
+    assert "is a folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
