@@ -29,6 +29,7 @@ PROGRAM = Path(__file__).with_name("reference_convert.py")
 # Keys that may differ, and why.
 WRITTEN_ANYWAY = {
     "rope.freq_base": "what llama.cpp takes by default; a reader need not know that",
+    "rope.scaling.attn_factor": "theirs writes yarn_attn_factor, which llama.cpp's Llama passes over",
     "attention.sliding_window_pattern": "theirs is llama.cpp's default, whatever the model has",
 }
 LEFT_OUT = {
@@ -37,6 +38,7 @@ LEFT_OUT = {
 # Models whose value is another one there, and why.
 OTHERS = {
     ("phi3-longrope-long", "rope.scaling.attn_factor"): "theirs passes over attention_factor",
+    ("llama-yarn-rope", "rope.scaling.yarn_attn_factor"): "ours is attn_factor, which is read",
 }
 
 
