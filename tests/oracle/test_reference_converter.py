@@ -29,7 +29,7 @@ PROGRAM = Path(__file__).with_name("reference_convert.py")
 # Keys that may differ, and why.
 WRITTEN_ANYWAY = {
     "rope.freq_base": "what llama.cpp takes by default; a reader need not know that",
-    "rope.scaling.attn_factor": "theirs writes yarn_attn_factor, which llama.cpp's Llama passes over",
+    "rope.scaling.attn_factor": "theirs is yarn_attn_factor, which llama.cpp passes over",
     "attention.sliding_window_pattern": "theirs is llama.cpp's default, whatever the model has",
 }
 LEFT_OUT = {
