@@ -13,6 +13,7 @@ from edgellm.cli.generation import (
     generate_options,
     generation_options,
     given_model,
+    load_model,
     prepare_stdout,
 )
 from edgellm.cli.options import json_option, option
@@ -72,8 +73,6 @@ def command(
 
 def talk(model: str | None, values: dict[str, Any], *, continue_last: bool, as_json: bool) -> int:
     """Load the model and run the REPL."""
-    from edgellm.api.chat import load
-    from edgellm.backends.base import CancelledError
     from edgellm.cli.repl import Repl
     from edgellm.cli.repl_commands import history_file
     from edgellm.cli.repl_input import PipeReader, TerminalReader
@@ -85,16 +84,7 @@ def talk(model: str | None, values: dict[str, Any], *, continue_last: bool, as_j
         model = session.model
     prepare_stdout()
     with cancel_on_interrupt() as cancel:
-        try:
-            loaded = load(
-                model,
-                context=values["ctx"],
-                threads=values["threads"],
-                gpu_layers=values["gpu_layers"],
-                cancelled=cancel.is_set,
-            )
-        except CancelledError:
-            raise KeyboardInterrupt from None
+        loaded = load_model(model, values, cancel.is_set)
     with loaded:
         terminal = sys.stdin is not None and sys.stdin.isatty()
         reader = TerminalReader(history_file()) if terminal else PipeReader()

@@ -27,6 +27,7 @@ __all__ = [
     "generate_options",
     "generation_options",
     "given_model",
+    "load_model",
     "notice",
     "prepare_stdout",
     "printable_text",
@@ -188,6 +189,30 @@ def show(generation: Generation) -> GenerationResult:
             write("\n")
             flush()
     return generation.result
+
+
+def load_model(
+    model: str | None, values: dict[str, Any], cancelled: Callable[[], bool]
+) -> LoadedModel:
+    """Load the model with a command's values; Ctrl-C stops that too.
+
+    Raises:
+        KeyboardInterrupt: `cancelled` gave True.
+        EdgellmError, ConvertersError: what `edgellm.load` raises.
+    """
+    from edgellm.api.chat import load
+    from edgellm.backends.base import CancelledError
+
+    try:
+        return load(
+            model,
+            context=values["ctx"],
+            threads=values["threads"],
+            gpu_layers=values["gpu_layers"],
+            cancelled=cancelled,
+        )
+    except CancelledError:
+        raise KeyboardInterrupt from None
 
 
 def write_answer(loaded: LoadedModel, generation: Generation, *, as_json: bool) -> GenerationResult:

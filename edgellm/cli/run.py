@@ -12,6 +12,7 @@ from edgellm.cli.generation import (
     generate_options,
     generation_options,
     given_model,
+    load_model,
     notice,
     prepare_stdout,
     read_stdin,
@@ -102,30 +103,16 @@ def answer(
     model: str | None, text: str, values: dict[str, Any], *, raw: bool, as_json: bool
 ) -> int:
     """Load the model, answer once and give the exit status."""
-    from edgellm.api.chat import load
-    from edgellm.backends.base import CancelledError
-
     options = generate_options(values)
     prepare_stdout()
-    with cancel_on_interrupt() as cancel:
-        try:
-            loaded = load(
-                model,
-                context=values["ctx"],
-                threads=values["threads"],
-                gpu_layers=values["gpu_layers"],
-                cancelled=cancel.is_set,
+    with cancel_on_interrupt() as cancel, load_model(model, values, cancel.is_set) as loaded:
+        generation = _begin(loaded, text, values["system"], options, raw, cancel)
+        result = write_answer(loaded, generation, as_json=as_json)
+        if result.finish_reason == "context":
+            notice(
+                f"edgellm: the answer ends here because the context of "
+                f"{loaded.context_limit} tokens is full (--ctx makes it larger)"
             )
-        except CancelledError:
-            raise KeyboardInterrupt from None
-        with loaded:
-            generation = _begin(loaded, text, values["system"], options, raw, cancel)
-            result = write_answer(loaded, generation, as_json=as_json)
-            if result.finish_reason == "context":
-                notice(
-                    f"edgellm: the answer ends here because the context of "
-                    f"{loaded.context_limit} tokens is full (--ctx makes it larger)"
-                )
     return INTERRUPTED if result.finish_reason == "cancelled" else 0
 
 
