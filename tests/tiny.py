@@ -354,16 +354,19 @@ def family(folder: Path, spec: tiny_families.Spec, *, dtype: str = "F32", **chan
     """Write the model that a row of `tiny_families` describes."""
     hidden, feed_forward, heads = 64, 96, 4
     tokenizer, settings = _tokenizer(spec.pre)
-    config = {
-        "architectures": [spec.config["architectures"]],
+    usual = {
         "hidden_size": hidden,
         "intermediate_size": feed_forward,
         "num_hidden_layers": spec.layers,
         "num_attention_heads": heads,
         "num_key_value_heads": spec.heads_kv,
-        "vocab_size": len(tokenizer["model"]["vocab"]) + 3,  # rows without a token
         "max_position_embeddings": 128,
         "tie_word_embeddings": spec.tied,
+    }
+    config = {
+        "architectures": [spec.config["architectures"]],
+        **({} if spec.plain else usual),
+        "vocab_size": len(tokenizer["model"]["vocab"]) + 3,  # rows without a token
         "bos_token_id": 1,
         "eos_token_id": 2,
         "pad_token_id": 0,
@@ -380,26 +383,35 @@ def family(folder: Path, spec: tiny_families.Spec, *, dtype: str = "F32", **chan
         "feed": feed_forward,
         "gate_up": 2 * feed_forward,
         "vocabulary": config["vocab_size"],
+        **spec.sizes,
     }
-    shapes = {"model.embed_tokens.weight": "vocabulary hidden"}
+    shapes = {spec.embed: "vocabulary hidden"}
     for layer in range(spec.layers):
-        shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in spec.layer.items()}
+        at = spec.blocks.format(layer)
+        tensors_of = spec.layer(layer) if callable(spec.layer) else spec.layer
+        shapes |= {at + name: shape for name, shape in tensors_of.items()}
     shapes |= spec.ends
     if not spec.tied:
-        shapes["lm_head.weight"] = "vocabulary hidden"
+        shapes[spec.head] = "vocabulary hidden"
     rng = np.random.default_rng(spec.seed)
     tensors: Tensors = {}
-    for name, words in shapes.items():
-        shape = [sizes[word] for word in words.split()]
-        if len(shape) == 2:
-            scale = {"model.embed_tokens.weight": spec.embedding, "lm_head.weight": spec.output}
-            width = scale.get(name, 1.5 / shape[1] ** 0.5)
-            tensors[name] = _matrix(rng, shape[0], shape[1], width)
-        elif name.endswith(".bias"):
-            tensors[name] = _matrix(rng, 1, shape[0], 0.3)[0]
-        else:
-            around = 0 if spec.plus_one else 1
-            tensors[name] = around + _matrix(rng, 1, shape[0], 0.2)[0]
+    scale = {spec.embed: spec.embedding, spec.head: spec.output}
+    for pattern, words in shapes.items():
+        shape = [int(word) if word.isdigit() else sizes[word] for word in words.split()]
+        count = spec.experts if "{}" in pattern else 1
+        for name in (pattern.format(number) for number in range(count)):
+            if len(shape) > 1:
+                inputs = (
+                    shape[0] if spec.transposed and name.endswith(spec.transposed) else shape[-1]
+                )
+                width = scale.get(name, 1.5 / inputs**0.5)
+                rows = int(np.prod(shape[:-1]))
+                tensors[name] = _matrix(rng, rows, shape[-1], width).reshape(shape)
+            elif name.endswith(".bias"):
+                tensors[name] = _matrix(rng, 1, shape[0], 0.3)[0]
+            else:
+                around = 0 if spec.plus_one else 1
+                tensors[name] = around + _matrix(rng, 1, shape[0], 0.2)[0]
     return _write(folder, config, tensors, tokenizer, settings, dtype)
 
 

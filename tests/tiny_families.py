@@ -5,6 +5,7 @@ Names, shapes and configurations are those that transformers gives these classes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,16 +37,27 @@ HEAD_NORMS = {"self_attn.q_norm.weight": "head", "self_attn.k_norm.weight": "hea
 
 @dataclass(frozen=True)
 class Spec:
-    """A tiny model. `layer` and `ends` are tensors with their shapes as names of sizes.
+    """A tiny model. `layer` and `ends` are tensors with their shapes as names of sizes, or figures.
 
     Norms are around 1, or around 0 where the family adds the 1 itself (`plus_one`). `pre` is the
-    tokenizer: "spm", "spm-prefix" or the name of a split of byte-level BPE.
+    tokenizer: "spm", "spm-prefix" or the name of a split of byte-level BPE. A name with "{}" stands
+    for as many tensors as there are `experts`. `layer` may be a function of the layer's number.
+    `plain` tells that `config` holds all keys, because the family has names of its own for them;
+    `sizes` are further names of sizes. Names that end in one of `transposed` are of matrices whose
+    rows are inputs.
     """
 
     name: str
     config: dict[str, Any]
-    layer: dict[str, str]
+    layer: dict[str, str] | Callable[[int], dict[str, str]]
     seed: int
+    blocks: str = "model.layers.{}."
+    embed: str = "model.embed_tokens.weight"
+    head: str = "lm_head.weight"
+    plain: bool = False
+    experts: int = 0
+    sizes: dict[str, int] = field(default_factory=dict)
+    transposed: tuple[str, ...] = ()
     ends: dict[str, str] = field(default_factory=lambda: {"model.norm.weight": "hidden"})
     pre: str = "qwen2"
     tied: bool = False

@@ -163,7 +163,7 @@ def _to_gguf(
             writer.write(array)
         for step, fmt in zip(plan.steps, choice.formats, strict=True):
             writer.begin()
-            for slab in stream(source.tensors, step, fmt, to_gguf=plan.to_gguf, threads=threads):
+            for slab in stream(source.tensors, step, fmt, threads=threads):
                 writer.write(slab)
                 report(slab.nbytes)
         digest, written = writer.finish()
@@ -215,10 +215,7 @@ def _to_folder(
         files.clear()
         for step, each in zip(plan.steps, dtypes, strict=True):
             writer.begin()
-            slabs = stream(
-                source.tensors, step, FORMATS[each], to_gguf=plan.to_gguf, threads=threads
-            )
-            for slab in slabs:
+            for slab in stream(source.tensors, step, FORMATS[each], threads=threads):
                 writer.write(slab)
                 report(slab.nbytes)
         digest, written = writer.finish()

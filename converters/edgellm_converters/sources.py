@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm_converters.architectures import Architecture, Decoder, by_gguf_name, by_hf_name
-from edgellm_converters.architectures.base import TEXT, U32, Keys
+from edgellm_converters.architectures.base import TEXT, U32, Keys, Side
 from edgellm_converters.architectures.scaling import VECTORS, restore_scaling
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
@@ -25,7 +25,13 @@ from edgellm_converters.errors import (
 )
 from edgellm_converters.jsonfile import read_object
 from edgellm_converters.plan import Step, make_plan
-from edgellm_converters.streams import SLAB_VALUES, GGUFTensors, HuggingFaceTensors, Tensors
+from edgellm_converters.streams import (
+    SLAB_VALUES,
+    GGUFTensors,
+    HuggingFaceTensors,
+    Tensors,
+    step_format,
+)
 from edgellm_converters.targets import Choice
 from edgellm_converters.tokenizers.huggingface import read_vocabulary
 from edgellm_converters.tokenizers.metadata import vocabulary_from_metadata, vocabulary_keys
@@ -49,13 +55,11 @@ class Plan:
     """What will be written, before any of it is.
 
     `generated` are tensors of the target without one in the source; `facts` is what recipes ask.
-    `to_gguf` is the direction of the steps' transforms.
     """
 
     architecture: str
     steps: Sequence[Step]
     facts: ModelFacts
-    to_gguf: bool
     generated: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
@@ -125,7 +129,9 @@ class HuggingFaceSource:
             )
         self._notes: list[str] = []
         self._decoder = self._architecture.from_config(self._config, self._notes)
-        self.tensors: Tensors = HuggingFaceTensors(path, SafetensorsCheckpoint.open(path))
+        self.tensors: Tensors = HuggingFaceTensors(
+            path, SafetensorsCheckpoint.open(path), self._architecture.canonical
+        )
 
     def _find(self, file: Path) -> Architecture:
         names = self._config.raw("architectures")
@@ -140,16 +146,16 @@ class HuggingFaceSource:
             self.path,
             architecture.rules(decoder),
             self.tensors.shapes,
-            to_gguf=True,
+            Side.HF,
+            Side.GGUF,
             unused=architecture.unused(decoder),
         )
         for step in steps:
-            self.tensors.format(step.source)
+            step_format(self.tensors, step)
         if decoder.tied and HEAD in self.tensors.shapes:
             self._check_tied()
-        facts = ModelFacts(architecture.name, decoder.layers, decoder.heads, decoder.heads_kv)
         generated = architecture.generated(decoder)
-        return Plan(architecture.name, steps, facts, True, generated, self._notes)
+        return Plan(architecture.name, steps, _facts(decoder, architecture), generated, self._notes)
 
     def _check_tied(self) -> None:
         """Refuse an output matrix that would be left out though it is not the embedding's copy."""
@@ -212,7 +218,7 @@ class GGUFSource:
     def plan_gguf(self) -> Plan:
         """Plan to copy every tensor, whatever the architecture is."""
         name = self._name()
-        steps = [Step(tensor, tensor, shape) for tensor, shape in self.tensors.shapes.items()]
+        steps = [Step.copy(tensor, shape) for tensor, shape in self.tensors.shapes.items()]
         keys = self._metadata.under(f"{name}.")
         heads = _first(keys, "attention.head_count", 0)
         facts = ModelFacts(
@@ -222,7 +228,7 @@ class GGUFSource:
             _first(keys, "attention.head_count_kv", heads),
             _first(keys, "expert_count", 0),
         )
-        return Plan(name, steps, facts, True)
+        return Plan(name, steps, facts)
 
     def entries(self, plan: Plan, choice: Choice) -> Entries:  # noqa: ARG002
         """Copy all keys with their types, but for those of the quantization."""
@@ -251,11 +257,11 @@ class GGUFSource:
             self.path,
             architecture.rules(decoder),
             self.tensors.shapes,
-            to_gguf=False,
+            Side.GGUF,
+            Side.HF,
             unused=tuple(generated),
         )
-        facts = ModelFacts(name, decoder.layers, decoder.heads, decoder.heads_kv)
-        return Plan(name, steps, facts, False)
+        return Plan(name, steps, _facts(decoder, architecture))
 
     def _name(self) -> str:
         if ARCHITECTURE not in self._metadata:
@@ -306,7 +312,12 @@ class GGUFSource:
         if len(ends) > 1:
             ids = {key: config[key] for key in ("bos_token_id", "pad_token_id")}
             files["generation_config.json"] = ids | {"eos_token_id": ends}
-        return files
+        return files | architecture.files(decoder)
+
+
+def _facts(decoder: Decoder, architecture: Architecture) -> ModelFacts:
+    d = decoder
+    return ModelFacts(architecture.name, d.layers, d.heads, d.heads_kv, d.experts)
 
 
 def _first(values: Values, key: str, default: int) -> int:

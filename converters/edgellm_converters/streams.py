@@ -1,24 +1,23 @@
-"""Tensors of either checkpoint in slabs of rows, and what happens to them on their way."""
+"""Tensors of a checkpoint in slabs of rows, and what happens to them on their way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from edgellm_converters.architectures.base import Transform
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
 from edgellm_converters.checkpoints.safetensors import SafetensorsCheckpoint
-from edgellm_converters.errors import UnsupportedError
-from edgellm_converters.plan import Step
+from edgellm_converters.errors import ConfigError, UnsupportedError
+from edgellm_converters.plan import Change, Piece, Step
 from edgellm_quant.errors import QuantError, UnknownTypeError
 from edgellm_quant.formats import FORMATS, BlockFormat
 from edgellm_quant.ggml import recode_rows
 
-__all__ = ["SLAB_VALUES", "GGUFTensors", "HuggingFaceTensors", "Tensors", "stream"]
+__all__ = ["SLAB_VALUES", "GGUFTensors", "HuggingFaceTensors", "Tensors", "step_format", "stream"]
 
 # Values in memory at a time (a row at least): as float32, 8 MB. With half of it threads wait more
 # for one another; with twice as much memory grows, and the speed hardly.
@@ -69,13 +68,29 @@ class GGUFTensors:
 
 
 class HuggingFaceTensors:
-    """The tensors of a Hugging Face folder; float64 ones are rounded to float32."""
+    """The tensors of a Hugging Face folder; float64 ones are rounded to float32.
 
-    def __init__(self, path: Path, checkpoint: SafetensorsCheckpoint) -> None:
+    `canonical` gives the name under which the rules know a tensor.
+
+    Raises:
+        ConfigError: two tensors go by one name.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        checkpoint: SafetensorsCheckpoint,
+        canonical: Callable[[str], str] = str,
+    ) -> None:
         self._checkpoint = checkpoint
         self.path = path
+        self._names: dict[str, str] = {}
+        for name in checkpoint.tensors:
+            known = self._names.setdefault(canonical(name), name)
+            if known != name:
+                raise ConfigError(f"{path}: {known} and {name} are two names of one tensor")
         self.shapes: Mapping[str, tuple[int, ...]] = {
-            name: tensor.shape for name, tensor in checkpoint.tensors.items()
+            known: checkpoint.tensors[name].shape for known, name in self._names.items()
         }
 
     def format(self, name: str) -> BlockFormat:
@@ -84,7 +99,7 @@ class HuggingFaceTensors:
         Raises:
             UnsupportedError: the tensor holds no such numbers.
         """
-        tensor = self._checkpoint.tensors[name]
+        tensor = self._checkpoint.tensors[self._names[name]]
         if tensor.dtype in ("F32", "F16", "BF16"):
             return FORMATS[tensor.dtype]
         if tensor.dtype == "F64":
@@ -97,13 +112,26 @@ class HuggingFaceTensors:
 
     def rows(self, name: str, start: int, stop: int) -> Bytes:
         """Read rows of numbers as their bytes."""
+        name = self._names[name]
         if self._checkpoint.tensors[name].dtype == "F64":
             return self._checkpoint.load_rows(name, start, stop).view(np.uint8)
         return self._checkpoint.raw_rows(name, start, stop).view(np.uint8)
 
 
+def step_format(tensors: Tensors, step: Step) -> BlockFormat:
+    """Give the format in which a step's values are there: that of all its pieces, else F32.
+
+    What is computed with (transposed rows of blocks) comes out as F32 too.
+    """
+    found = {tensors.format(piece.source) for piece in step.pieces}
+    first = next(iter(found))
+    if len(found) > 1 or (first.is_quantized and not step.moves_rows):
+        return FORMATS["F32"]
+    return first
+
+
 def stream(
-    tensors: Tensors, step: Step, target: BlockFormat, *, to_gguf: bool, threads: int | None = None
+    tensors: Tensors, step: Step, target: BlockFormat, *, threads: int | None = None
 ) -> Iterator[npt.NDArray[Any]]:
     """Give the blocks of one tensor of the target, a slab of rows after the other.
 
@@ -114,48 +142,87 @@ def stream(
         UnsupportedError: the source's format cannot be decoded, such as whole numbers.
         QuantError: a value or shape that the format cannot hold; the message names the tensor.
     """
-    source = tensors.format(step.source)
-    columns = step.shape[-1]
-    rows = 1
-    for size in step.shape[:-1]:
-        rows *= size
-    unit = step.head_dim if step.transform is Transform.ROPE and len(step.shape) > 1 else 1
-    slab = max(1, SLAB_VALUES // (columns * unit)) * unit
-    for start in range(0, rows, slab):
-        blocks = tensors.rows(step.source, start, min(start + slab, rows))
-        if step.transform is Transform.ROPE:
-            blocks = _reorder(blocks, step, to_gguf=to_gguf)
+    if step.blank:
+        columns = step.shape[-1]
+        zeros = np.zeros((step.blank, columns), np.float32).view(np.uint8)
+        yield recode_rows(zeros, FORMATS["F32"], target, columns, threads=threads)
+    for piece in step.pieces:
         try:
-            if step.transform is Transform.PLUS_ONE:
-                blocks = _shift(blocks, source, columns, 1.0 if to_gguf else -1.0)
-                yield recode_rows(blocks, FORMATS["F32"], target, columns, threads=threads)
-            elif source == target:
-                yield blocks
-            else:
-                yield recode_rows(blocks, source, target, columns, threads=threads)
+            yield from _stream(tensors, piece, target, threads)
         except QuantError as error:
-            what = f"{tensors.path}: tensor {step.source}: {error}"
+            what = f"{tensors.path}: tensor {piece.source}: {error}"
             if isinstance(error, UnknownTypeError):
                 raise UnsupportedError(what) from error
             raise type(error)(what, hint=error.hint) from error
 
 
-def _reorder(blocks: Bytes, step: Step, *, to_gguf: bool) -> Bytes:
+def _stream(
+    tensors: Tensors, piece: Piece, target: BlockFormat, threads: int | None
+) -> Iterator[npt.NDArray[Any]]:
+    source = tensors.format(piece.source)
+    if Change.TRANSPOSE in piece.changes or piece.vector:
+        read = _vector if piece.vector else _transposed
+        yield _recoded(read(tensors, piece, source), piece, source, target, threads)
+        return
+    unit = piece.head_dim or 1
+    slab = max(1, SLAB_VALUES // (piece.columns * unit)) * unit
+    stop = piece.row + piece.rows
+    for start in range(piece.row, stop, slab):
+        blocks = tensors.rows(piece.source, start, min(start + slab, stop))
+        if piece.head_dim:
+            blocks = _reorder(blocks, piece)
+        yield _recoded((blocks, piece.columns), piece, source, target, threads)
+
+
+def _recoded(
+    read: tuple[Bytes, int],
+    piece: Piece,
+    source: BlockFormat,
+    target: BlockFormat,
+    threads: int | None,
+) -> Bytes:
+    """Give rows in the target's format; blocks that were transposed come as F32."""
+    blocks, columns = read
+    if Change.TRANSPOSE in piece.changes and source.is_quantized:
+        source = FORMATS["F32"]
+    shift = (Change.ADD_ONE in piece.changes) - (Change.SUBTRACT_ONE in piece.changes)
+    if shift:
+        values = recode_rows(blocks, source, FORMATS["F32"], columns).view(np.float32)
+        blocks, source = (values + np.float32(shift)).view(np.uint8), FORMATS["F32"]
+    if source == target:
+        return blocks
+    return recode_rows(blocks, source, target, columns, threads=threads)
+
+
+def _vector(tensors: Tensors, piece: Piece, source: BlockFormat) -> tuple[Bytes, int]:
+    """Read the values of a vector that a piece is about, as one row."""
+    row = tensors.rows(piece.source, 0, 1)
+    width = source.row_bytes(1)
+    values = row.reshape(-1, width)[piece.row : piece.row + piece.rows]
+    if piece.head_dim:
+        values = _reorder(values, piece)
+    return np.ascontiguousarray(values).reshape(1, -1), piece.rows
+
+
+def _transposed(tensors: Tensors, piece: Piece, source: BlockFormat) -> tuple[Bytes, int]:
+    """Read a matrix with rows and columns changed; its columns are the rows that were read."""
+    blocks = tensors.rows(piece.source, piece.row, piece.row + piece.rows)
+    if source.is_quantized:
+        blocks = recode_rows(blocks, source, FORMATS["F32"], piece.columns)
+    width = blocks.shape[1] // piece.columns
+    cells = blocks.reshape(piece.rows, piece.columns, width).swapaxes(0, 1)
+    return np.ascontiguousarray(cells).reshape(piece.columns, -1), piece.rows
+
+
+def _reorder(blocks: Bytes, piece: Piece) -> Bytes:
     """Reorder the rows of each head.
 
     Hugging Face rotates row i of a head with row i + d/2, ggml row 2i with row 2i + 1. Whole rows
     move, so that packed blocks may too; of a vector (a bias), single values move.
     """
-    vector = len(step.shape) == 1
     # (heads, 2, d/2, bytes of a row) in Hugging Face's order, (heads, d/2, 2, bytes) in ggml's
-    lines = blocks.reshape(step.shape[0], -1) if vector else blocks
-    half = step.head_dim // 2
-    heads = lines.shape[0] // step.head_dim
-    split = (heads, 2, half, -1) if to_gguf else (heads, half, 2, -1)
-    return np.ascontiguousarray(lines.reshape(split).swapaxes(1, 2)).reshape(blocks.shape)
-
-
-def _shift(blocks: Bytes, source: BlockFormat, columns: int, by: float) -> Bytes:
-    """Add a number to every value, as float32."""
-    values = recode_rows(blocks, source, FORMATS["F32"], columns).view(np.float32)
-    return (values + np.float32(by)).view(np.uint8)
+    half = piece.head_dim // 2
+    heads = blocks.shape[0] // piece.head_dim
+    to_ggml = Change.TO_GGML_ROPE in piece.changes
+    split = (heads, 2, half, -1) if to_ggml else (heads, half, 2, -1)
+    return np.ascontiguousarray(blocks.reshape(split).swapaxes(1, 2)).reshape(blocks.shape)

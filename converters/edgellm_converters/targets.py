@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgellm_converters.architectures.base import Transform
 from edgellm_converters.errors import RequantizeError
+from edgellm_converters.streams import step_format
 from edgellm_quant.errors import ImportanceRequiredError
 from edgellm_quant.facts import is_quantizable
 from edgellm_quant.formats import FORMATS, BlockFormat
@@ -55,7 +55,7 @@ def choose_formats(
         ImportanceRequiredError: the recipe needs importance for some tensor.
         ShapeError: rows that no format of the recipe can hold.
     """
-    stored = [source.tensors.format(step.source) for step in plan.steps]
+    stored = [step_format(source.tensors, step) for step in plan.steps]
     is_folder = source.path.is_dir()
     # llama.cpp wants vectors in float32, whatever the folder has them in.
     present = [
@@ -127,7 +127,7 @@ def choose_dtypes(source: Source, plan: Plan, dtype: str) -> list[str]:
         return [dtype.upper()] * len(plan.steps)
     found = []
     for step in plan.steps:
-        name = source.tensors.format(step.source).name
-        keeps = name in FILE_TYPES and step.transform is not Transform.PLUS_ONE
+        name = step_format(source.tensors, step).name
+        keeps = name in FILE_TYPES and not step.computes
         found.append(name if keeps else "F32")
     return found

@@ -16,7 +16,7 @@ from edgellm_converters.pipeline import convert
 from llama_model import opened
 from reference_llama import Reference
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "transformers.json").read_text())
+GOLDEN = Path(__file__).parents[1] / "golden" / "transformers"
 TEXTS = [
     "",
     "the cat sat on the mat",
@@ -69,7 +69,7 @@ def test_texts_give_the_same_tokens_everywhere(converted: tuple[str, Path, Path,
 
 def test_llama_cpp_says_what_transformers_says(converted: tuple[str, Path, Path, Path]) -> None:
     name, _, gguf, _ = converted
-    golden = GOLDEN[name]
+    golden = json.loads((GOLDEN / f"{name}.json").read_text())
     assert len(set(golden["greedy"])) > 10  # else the comparison would say little
     with opened(gguf) as model:
         assert model.tokenize("the cat sat on <s>the  mat") == golden["prompt"]

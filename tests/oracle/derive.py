@@ -1,9 +1,9 @@
-"""Ask transformers for the greedy tokens of the tiny checkpoints, and write the golden file.
+"""Ask transformers for the greedy tokens of the tiny checkpoints, and write the golden files.
 
-    python tests/oracle/derive.py
+    python tests/oracle/derive.py [NAME ...]
 
-The golden file holds the prompt's ids by the checkpoint's tokenizer, the greedy tokens after them
-and the logits after the prompt (the first ones, rounded).
+A golden file holds the prompt's ids by the checkpoint's tokenizer, the greedy tokens after them
+and the logits after the prompt (the first ones, rounded). Without names, all are written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
-GOLDEN = TESTS / "golden" / "transformers.json"
+GOLDEN = TESTS / "golden" / "transformers"
 PROMPT = "the cat sat on <s>the  mat"
 COUNT = 64
 LOGITS = 8
@@ -44,16 +44,23 @@ def derive(folder: Path) -> dict[str, Any]:
     }
 
 
+def golden(name: str) -> dict[str, Any]:
+    """Read the golden file of a checkpoint."""
+    found: dict[str, Any] = json.loads((GOLDEN / f"{name}.json").read_text())
+    return found
+
+
 def main() -> None:
     sys.path.insert(0, str(TESTS))
     import tiny
 
-    found = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for name, make in tiny.MODELS.items():
-            found[name] = derive(make(Path(scratch) / name))
-            print(name, found[name]["greedy"][:8])
-    GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+        for name in sys.argv[1:] or tiny.MODELS:
+            found = derive(tiny.MODELS[name](Path(scratch) / name))
+            # A line for each part, so that a change can be seen.
+            lines = ",\n".join(f' "{part}": {json.dumps(value)}' for part, value in found.items())
+            (GOLDEN / f"{name}.json").write_text(f"{{\n{lines}\n}}\n")
+            print(name, found["greedy"][:8])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ def test_logits_agree_at_every_position(name: str, tmp_path: Path) -> None:
 
     # llama.cpp looks at names: one with "phi3" in it needs Phi's own special tokens.
     folder = tiny.MODELS[name](tmp_path / "hf")
-    golden = json.loads(derive.GOLDEN.read_text())[name]
+    golden = derive.golden(name)
     ids = golden["prompt"] + golden["greedy"]
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"

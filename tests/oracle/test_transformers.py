@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from oracle import derive  # noqa: E402
 
 @pytest.mark.parametrize("name", tiny.MODELS)
 def test_the_golden_file_is_what_transformers_says(name: str, tmp_path: Path) -> None:
-    golden = json.loads(derive.GOLDEN.read_text())[name]
+    golden = derive.golden(name)
     found = derive.derive(tiny.MODELS[name](tmp_path / name))
     assert found["prompt"] == golden["prompt"]
     assert found["greedy"] == golden["greedy"]
@@ -37,7 +36,7 @@ def test_transformers_takes_a_folder_made_from_gguf_for_the_original(
 
     convert(tiny.MODELS[name](tmp_path / name), tmp_path / "x.gguf", dtype="f32")
     convert(tmp_path / "x.gguf", tmp_path / "back")
-    golden = json.loads(derive.GOLDEN.read_text())[name]
+    golden = derive.golden(name)
     found = derive.derive(tmp_path / "back")
     assert found["prompt"] == golden["prompt"]
     assert found["greedy"] == golden["greedy"]

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgellm_converters.architectures.base import Architecture, Decoder, TensorRule, Transform
+from edgellm_converters.architectures.base import (
+    Architecture,
+    Decoder,
+    Place,
+    Side,
+    TensorRule,
+    Transform,
+)
 from edgellm_converters.architectures.gemma import GEMMA, GEMMA2
 from edgellm_converters.architectures.gemma3 import GEMMA3
 from edgellm_converters.architectures.granite import GRANITE
@@ -22,6 +29,8 @@ __all__ = [
     "ARCHITECTURES",
     "Architecture",
     "Decoder",
+    "Place",
+    "Side",
     "TensorRule",
     "Transform",
     "by_gguf_name",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -22,6 +23,8 @@ __all__ = [
     "Architecture",
     "Decoder",
     "Keys",
+    "Place",
+    "Side",
     "Sizes",
     "TensorRule",
     "Transform",
@@ -36,26 +39,86 @@ Keys: TypeAlias = dict[str, tuple[StoredType, Value]]
 """GGUF metadata to be written: key -> its type and value, in order."""
 
 
+class Side(StrEnum):
+    """A layout of tensors: names, shapes, and how values are written."""
+
+    GGUF = "gguf"
+    HF = "hf"
+    MLX = "mlx"
+
+
 class Transform(Enum):
-    """What happens to a tensor's values between the two layouts."""
+    """What happens to values on the way from Hugging Face's layout to another."""
 
     PLAIN = "as it is"
     ROPE = "rows of each head reordered between the two layouts of rotary embeddings"
-    PLUS_ONE = "GGUF stores 1 + w where Hugging Face stores w"
+    PLUS_ONE = "stored as 1 + w where Hugging Face stores w"
+    TRANSPOSED = "rows and columns change places"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where values lie on one side: `rows` rows of the tensor `name`, from `row` on; 0 for all.
+
+    `shape` is that of the whole tensor in numpy's order (columns last). Rows are counted over all
+    dimensions but the last; those of a vector are its values.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    row: int = 0
+    rows: int = 0
+
+    @property
+    def height(self) -> int:
+        """The number of rows that are meant."""
+        return self.rows or self.all_rows
+
+    @property
+    def all_rows(self) -> int:
+        """The rows of the whole tensor."""
+        return self.shape[0] if len(self.shape) == 1 else math.prod(self.shape[:-1])
+
+    @property
+    def columns(self) -> int:
+        """The values in a row."""
+        return 1 if len(self.shape) == 1 else self.shape[-1]
 
 
 @dataclass(frozen=True, slots=True)
 class TensorRule:
-    """One tensor in both layouts. `shape` is (rows, columns) or (values,), as numpy counts.
+    """The same values on each side.
 
-    `head_dim` is the number of rows in a head, for `Transform.ROPE` alone.
+    Most rules are about whole tensors. Several rules about parts of one tensor say how it is cut or
+    put together: experts that are stacked, queries and keys and values in one matrix.
+
+    Args:
+        gguf: the place in GGUF.
+        hf: the place in a Hugging Face folder.
+        mlx: the place in an MLX folder; None for that of Hugging Face.
+        transform: from Hugging Face to GGUF.
+        mlx_transform: from Hugging Face to MLX.
+        head_dim: rows in a head, for `Transform.ROPE` alone.
     """
 
-    gguf: str
-    hf: str
-    shape: tuple[int, ...]
+    gguf: Place
+    hf: Place
+    mlx: Place | None = None
     transform: Transform = Transform.PLAIN
+    mlx_transform: Transform = Transform.PLAIN
     head_dim: int = 0
+
+    def place(self, side: Side) -> Place:
+        """Give the place on one side."""
+        if side is Side.MLX:
+            return self.mlx or self.hf
+        return self.gguf if side is Side.GGUF else self.hf
+
+    def transform_to(self, side: Side) -> Transform:
+        """Give what happens on the way from Hugging Face's layout to a side's."""
+        if side is Side.MLX:
+            return self.mlx_transform
+        return self.transform if side is Side.GGUF else Transform.PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +144,12 @@ class Sizes:
 class Decoder(Sizes):
     """The measures of one model.
 
-    `rotary` is how many values of each head are rotated.
+    `rotary` is how many values of each head are rotated; 0 where positions are not rotated.
     `scaling` is how rotary frequencies are stretched; `rope_theta_local`, `sliding_window` and
     `sliding_pattern` (every n-th layer looks at the whole context) are 0 where layers are alike.
+    `experts` are those of a layer, `experts_used` those that a token goes through; `expert_feed`
+    and `shared_feed` are the inner sizes of one and of those that every token goes through;
+    `leading_dense` layers have none.
     """
 
     rope_theta: float
@@ -104,6 +170,11 @@ class Decoder(Sizes):
     logit_scale: float = 0.0
     attention_softcap: float = 0.0
     final_softcap: float = 0.0
+    experts: int = 0
+    experts_used: int = 0
+    expert_feed: int = 0
+    shared_feed: int = 0
+    leading_dense: int = 0
 
 
 class Architecture(Protocol):
@@ -146,7 +217,15 @@ class Architecture(Protocol):
         ...
 
     def rules(self, decoder: Decoder) -> list[TensorRule]:
-        """Give a rule for each tensor, in the order in which they are written."""
+        """Give the rules of all tensors, in the order in which they are written."""
+        ...
+
+    def canonical(self, name: str) -> str:
+        """Give the name that the rules have for a tensor of a Hugging Face folder."""
+        ...
+
+    def files(self, decoder: Decoder) -> dict[str, object]:
+        """Give JSON files that a Hugging Face folder has beyond those that all have, by name."""
         ...
 
     def generated(self, decoder: Decoder) -> dict[str, npt.NDArray[np.float32]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from edgellm_converters.architectures.base import F32, TEXT, U32, Decoder, Keys, Sizes
 from edgellm_converters.architectures.rope import SCALING_KEYS
@@ -50,30 +51,45 @@ RMS = Norm("rms_norm_eps", "attention.layer_norm_rms_epsilon", 1e-6)
 LAYER_NORM = Norm("layer_norm_eps", "attention.layer_norm_epsilon", 1e-5)
 
 
-def read_sizes(config: Values, norm: Norm = RMS, head_dim: int = 0) -> Sizes:
+def read_sizes(
+    config: Values,
+    norm: Norm = RMS,
+    head_dim: int = 0,
+    names: Mapping[str, str] = MappingProxyType({}),
+    feed_factor: int = 0,
+) -> Sizes:
     """Read the sizes from config.json.
 
-    `head_dim` is the size of a head where the file names none; 0 for that of hidden size by heads.
+    Args:
+        config: config.json.
+        norm: the kind of norm, for the key of its epsilon.
+        head_dim: the size of a head where the file names none; 0 for that of hidden size by heads.
+        names: the family's own keys, by the usual ones.
+        feed_factor: the inner size as a multiple of the hidden one where the file names none.
 
     Raises:
         ConfigError: a value is missing, of a wrong kind, or does not go with another.
     """
-    hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-    explicit = "head_dim" in config
+
+    def read(key: str, default: int | None = None) -> int:
+        return config.integer(names.get(key, key), default)
+
+    hidden, heads = read("hidden_size"), read("num_attention_heads")
+    explicit = names.get("head_dim", "head_dim") in config
     if not explicit and not head_dim and hidden % heads:
         raise ConfigError(
             f"{config.path}: hidden_size {hidden} is no multiple of num_attention_heads {heads}"
         )
     sizes = Sizes(
-        layers=config.integer("num_hidden_layers"),
+        layers=read("num_hidden_layers"),
         hidden=hidden,
-        feed_forward=config.integer("intermediate_size"),
+        feed_forward=read("intermediate_size", feed_factor * hidden or None),
         heads=heads,
-        heads_kv=config.integer("num_key_value_heads", heads),
-        head_dim=config.integer("head_dim", head_dim or hidden // heads),
+        heads_kv=read("num_key_value_heads", heads),
+        head_dim=read("head_dim", head_dim or hidden // heads),
         explicit_head_dim=explicit,
-        vocabulary=config.integer("vocab_size"),
-        context=config.integer("max_position_embeddings"),
+        vocabulary=read("vocab_size"),
+        context=read("max_position_embeddings"),
         norm_epsilon=config.number(norm.config, norm.epsilon),
     )
     return _checked(sizes, config)
@@ -147,7 +163,9 @@ def shortest(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def common_keys(decoder: Decoder, norm: Norm = RMS, *, names_head_dim: bool = False) -> Keys:
+def common_keys(
+    decoder: Decoder, norm: Norm = RMS, *, names_head_dim: bool = False, grouped: bool = True
+) -> Keys:
     """Give the GGUF keys that the families share, without their prefix."""
     keys: Keys = {
         "block_count": (U32, decoder.layers),
@@ -155,8 +173,9 @@ def common_keys(decoder: Decoder, norm: Norm = RMS, *, names_head_dim: bool = Fa
         "embedding_length": (U32, decoder.hidden),
         "feed_forward_length": (U32, decoder.feed_forward),
         "attention.head_count": (U32, decoder.heads),
-        "attention.head_count_kv": (U32, decoder.heads_kv),
     }
+    if grouped:
+        keys["attention.head_count_kv"] = (U32, decoder.heads_kv)
     scaling = decoder.scaling
     if scaling is not None and scaling.kind in ("linear", "yarn"):
         keys["rope.scaling.type"] = (TEXT, scaling.kind)
@@ -167,7 +186,8 @@ def common_keys(decoder: Decoder, norm: Norm = RMS, *, names_head_dim: bool = Fa
             # llama.cpp multiplies the usual one of yarn by this.
             beside = scaling.attention_factor / scaling.usual_attention
             keys["rope.scaling.attn_factor"] = (F32, beside)
-    keys["rope.freq_base"] = (F32, decoder.rope_theta)
+    if decoder.rotary:
+        keys["rope.freq_base"] = (F32, decoder.rope_theta)
     keys[norm.gguf] = (F32, decoder.norm_epsilon)
     if decoder.explicit_head_dim or names_head_dim:
         keys["attention.key_length"] = (U32, decoder.head_dim)
@@ -176,12 +196,14 @@ def common_keys(decoder: Decoder, norm: Norm = RMS, *, names_head_dim: bool = Fa
 
 
 def common_config(
-    hf_name: str, model_type: str, decoder: Decoder, norm: Norm = RMS
+    hf_name: str,
+    model_type: str,
+    decoder: Decoder,
+    norm: Norm = RMS,
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, object]:
-    """Give the part of config.json that the families share."""
-    return {
-        "architectures": [hf_name],
-        "model_type": model_type,
+    """Give the part of config.json that the families share; `names` are a family's own keys."""
+    sizes = {
         "hidden_size": decoder.hidden,
         "intermediate_size": decoder.feed_forward,
         "num_hidden_layers": decoder.layers,
@@ -189,9 +211,11 @@ def common_config(
         "num_key_value_heads": decoder.heads_kv,
         "vocab_size": decoder.vocabulary,
         "max_position_embeddings": decoder.context,
-        norm.config: decoder.norm_epsilon,
-        "rope_theta": decoder.rope_theta,
-        "rope_scaling": None if decoder.scaling is None else decoder.scaling.config(),
-        "tie_word_embeddings": decoder.tied,
-        "use_cache": True,
     }
+    found: dict[str, object] = {"architectures": [hf_name], "model_type": model_type}
+    found |= {names.get(key, key): value for key, value in sizes.items()}
+    found[norm.config] = decoder.norm_epsilon
+    if decoder.rotary:
+        found["rope_theta"] = decoder.rope_theta
+        found["rope_scaling"] = None if decoder.scaling is None else decoder.scaling.config()
+    return found | {"tie_word_embeddings": decoder.tied, "use_cache": True}

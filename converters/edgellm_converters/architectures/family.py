@@ -14,15 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgellm_converters.architectures.base import (
-    F32,
-    U32,
-    Decoder,
-    Keys,
-    Sizes,
-    TensorRule,
-    Transform,
-)
+from edgellm_converters.architectures.base import F32, U32, Decoder, Keys, Sizes, TensorRule
 from edgellm_converters.architectures.common import (
     RMS,
     STORED_KEYS,
@@ -44,33 +36,35 @@ from edgellm_converters.architectures.rope import (
     read_partial,
     read_rope,
 )
+from edgellm_converters.architectures.tensors import (
+    EMBEDDING,
+    FINAL_NORM,
+    GATED,
+    HEAD,
+    Flag,
+    Part,
+    Stack,
+    Tensor,
+    expand,
+    expand_stack,
+)
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import ConfigError, UnsupportedError
 
-__all__ = ["EMBEDDING", "FINAL_NORM", "GATED", "HEAD", "Family", "Flag", "Setting", "Tensor"]
-
-Flag: TypeAlias = bool | str
-"""True, False, or the name of a yes-or-no field of `Decoder`, "!" before it for its opposite."""
+__all__ = [
+    "EMBEDDING",
+    "FINAL_NORM",
+    "GATED",
+    "HEAD",
+    "Family",
+    "Flag",
+    "Part",
+    "Setting",
+    "Stack",
+    "Tensor",
+]
 
 Extra: TypeAlias = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """A tensor of both layouts; names are without their `.weight`.
-
-    In a family's `layer`, names stand behind `blk.N.` and `model.layers.N.`. `shape` names sizes:
-    hidden, query (all heads), key (all key-value heads), qkv (the three together), head, feed,
-    gate_up (twice feed), vocabulary. `bias` tells whether a vector `.bias` of as many values as
-    the weight has rows stands beside it; `when`, whether the tensor is there at all.
-    """
-
-    gguf: str
-    hf: str
-    shape: str
-    transform: Transform = Transform.PLAIN
-    bias: Flag = False
-    when: Flag = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +119,18 @@ class Family:
         model_type: `model_type` of config.json.
         layer: the tensors of each layer, in the order in which they are written.
         ends: those outside of the layers.
+        blocks: what stands before those of layer "{}" in a Hugging Face folder.
+        mlx_blocks: the same in MLX where it is another.
+        stacks: further layers, of other kinds.
+        in_mlx: whether mlx-lm has a model of this family.
+        names: keys of config.json for sizes where the family has its own, such as "n_embd" for
+            "hidden_size".
+        rename: gives the name that the tables have for a tensor that goes by several.
+        leaves: endings of tensors that are left out on purpose.
+        more_files: gives JSON files of a Hugging Face folder beyond those that all have.
+        feed_factor: the inner size as a multiple of the hidden one where config.json has none.
+        rotates: whether positions are rotated; else nothing is read or written of them.
+        grouped: whether key-value heads have keys of their own.
         settings: fields with a key on either side, beyond the sizes that all have.
         fixed: keys of config.json that change the model and have one place in its graph; the first
             of the values is what a missing key means and what is written.
@@ -154,6 +160,17 @@ class Family:
     model_type: str
     layer: tuple[Tensor, ...]
     ends: tuple[Tensor, ...]
+    blocks: str = "model.layers.{}."
+    mlx_blocks: str = ""
+    stacks: tuple[Stack, ...] = ()
+    in_mlx: bool = True
+    names: Mapping[str, str] = field(default_factory=dict)
+    rename: Callable[[str], str] | None = None
+    leaves: tuple[str, ...] = ()
+    more_files: Callable[[Decoder], dict[str, object]] | None = None
+    feed_factor: int = 0
+    rotates: bool = True
+    grouped: bool = True
     settings: tuple[Setting, ...] = ()
     fixed: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     written: Mapping[str, object] = field(default_factory=dict)
@@ -182,7 +199,7 @@ class Family:
         self._check_fixed(config)
         own = {each.config for each in self.settings} | self.fixed.keys()
         refuse_config(config, own | {"partial_rotary_factor", *self.reads})
-        sizes = read_sizes(config, self.norm, self.head_dim)
+        sizes = read_sizes(config, self.norm, self.head_dim, self.names, self.feed_factor)
         if self.square and sizes.heads * sizes.head_dim != sizes.hidden:
             raise UnsupportedError(
                 f"{config.path}: {sizes.heads} heads of {sizes.head_dim} are not hidden_size "
@@ -190,6 +207,16 @@ class Family:
             )
         for check in self.checks:
             check(config, sizes, notes)
+        found: Extra = asdict(sizes) | {"tied": config.flag("tie_word_embeddings", self.tied)}
+        found |= self._read_positions(config, sizes)
+        found |= {each.field: each.read(config) for each in self.settings}
+        if self.read is not None:
+            found |= self.read(config, sizes)
+        return Decoder(**found)
+
+    def _read_positions(self, config: Values, sizes: Sizes) -> Extra:
+        if not self.rotates:
+            return {"rope_theta": 0.0, "scaling": None, "rotary": 0}
         theta, scaling = read_rope(config, self.theta)
         self._check_scaling(config, scaling)
         rotary = self._rotary(config, sizes)
@@ -198,17 +225,7 @@ class Family:
                 f"{config.path}: short_factor has {len(scaling.short)} numbers, but "
                 f"{rotary} values of a head are rotated"
             )
-        found: Extra = {each.field: each.read(config) for each in self.settings}
-        if self.read is not None:
-            found |= self.read(config, sizes)
-        return Decoder(
-            **asdict(sizes),
-            rope_theta=theta,
-            scaling=scaling,
-            tied=config.flag("tie_word_embeddings", self.tied),
-            rotary=rotary,
-            **found,
-        )
+        return {"rope_theta": theta, "scaling": scaling, "rotary": rotary}
 
     def _check_scaling(self, values: Values, scaling: RopeScaling | None) -> None:
         if scaling is not None and scaling.kind not in self.scalings:
@@ -245,33 +262,39 @@ class Family:
 
     def from_metadata(self, metadata: Values, shapes: Mapping[str, tuple[int, ...]]) -> Decoder:
         """Read GGUF metadata; see `Architecture`. The caller reads tensors of rope factors."""
-        if metadata.integer("expert_count", 0, least=0):
+        own = {each.gguf for each in self.settings} | {self.norm.gguf}
+        refuse_metadata(metadata, own | {*STORED_KEYS, *self.reads_stored})
+        if metadata.integer("expert_count", 0, least=0) and "expert_count" not in own:
             raise UnsupportedError(
                 f"{metadata.path}: mixtures of experts are not known here for {self.name}"
             )
-        own = {each.gguf for each in self.settings} | {self.norm.gguf}
-        refuse_metadata(metadata, own | {*STORED_KEYS, *self.reads_stored})
         sizes = read_stored_sizes(metadata, shapes, self.norm, partial=self.partial > 0)
-        found: Extra = {each.field: each.read_stored(metadata, shapes) for each in self.settings}
+        found: Extra = asdict(sizes) | {"tied": "output.weight" not in shapes}
+        found |= self._read_stored_positions(metadata, shapes, sizes)
+        found |= {each.field: each.read_stored(metadata, shapes) for each in self.settings}
         if self.read_stored is not None:
             found |= self.read_stored(metadata, shapes)
+        return Decoder(**found)
+
+    def _read_stored_positions(
+        self, metadata: Values, shapes: Mapping[str, tuple[int, ...]], sizes: Sizes
+    ) -> Extra:
+        if not self.rotates:
+            return {"rope_theta": 0.0, "scaling": None, "rotary": 0}
         # Longrope's divisors are in tensors; the caller reads them.
         scaling = None if LONG in shapes else from_metadata(metadata)
         self._check_scaling(metadata, scaling)
-        return Decoder(
-            **asdict(sizes),
-            rope_theta=shortest(metadata.number("rope.freq_base", self.stored_theta)),
-            scaling=scaling,
-            tied="output.weight" not in shapes,
-            rotary=metadata.integer("rope.dimension_count", sizes.head_dim),
-            **found,
-        )
+        return {
+            "rope_theta": shortest(metadata.number("rope.freq_base", self.stored_theta)),
+            "scaling": scaling,
+            "rotary": metadata.integer("rope.dimension_count", sizes.head_dim),
+        }
 
     # -- out ------------------------------------------------------------------------------------
 
     def config(self, decoder: Decoder) -> dict[str, object]:
         """Give config.json; see `Architecture`."""
-        found = common_config(self.hf_names[0], self.model_type, decoder, self.norm)
+        found = common_config(self.hf_names[0], self.model_type, decoder, self.norm, self.names)
         if decoder.explicit_head_dim or self.names_head_dim:
             found["head_dim"] = decoder.head_dim
         found |= {key: allowed[0] for key, allowed in self.fixed.items()}
@@ -287,7 +310,9 @@ class Family:
 
     def metadata(self, decoder: Decoder) -> Keys:
         """Give the GGUF keys; see `Architecture`."""
-        keys = common_keys(decoder, self.norm, names_head_dim=self.names_head_dim)
+        keys = common_keys(
+            decoder, self.norm, names_head_dim=self.names_head_dim, grouped=self.grouped
+        )
         if self.names_rope:
             keys["vocab_size"] = (U32, decoder.vocabulary)
         if self.names_rope or self.partial:
@@ -302,11 +327,19 @@ class Family:
 
     def rules(self, decoder: Decoder) -> list[TensorRule]:
         """Give the tensors; see `Architecture`."""
-        found = [rule for each in self.ends for rule in _expand(each, decoder, "", "")]
-        for number in range(decoder.layers):
-            to, of = f"blk.{number}.", f"model.layers.{number}."
-            found += [rule for each in self.layer for rule in _expand(each, decoder, to, of)]
+        first = Stack("blk.{}.", self.blocks, self.layer, mlx=self.mlx_blocks)
+        found = [rule for each in self.ends for rule in expand(each, decoder)]
+        for stack in (first, *self.stacks):
+            found += expand_stack(stack, decoder)
         return found
+
+    def canonical(self, name: str) -> str:
+        """Give the name that the rules have for a tensor; see `Architecture`."""
+        return self.rename(name) if self.rename is not None else name
+
+    def files(self, decoder: Decoder) -> dict[str, object]:
+        """Give further JSON files of a folder; see `Architecture`."""
+        return self.more_files(decoder) if self.more_files is not None else {}
 
     def generated(self, decoder: Decoder) -> dict[str, npt.NDArray[np.float32]]:
         """Give the factors of llama3's or longrope's scaling; see `Architecture`."""
@@ -325,54 +358,11 @@ class Family:
     def unused(self, decoder: Decoder) -> tuple[str, ...]:
         """Give the endings of names to leave out; see `Architecture`."""
         # Old checkpoints carry the frequencies; a tied model may carry its embedding twice.
-        return (".rotary_emb.inv_freq", *(("lm_head.weight",) if decoder.tied else ()))
-
-
-def _expand(tensor: Tensor, decoder: Decoder, to: str, of: str) -> list[TensorRule]:
-    """Give the rules of a tensor and of its bias, with sizes for their names."""
-    if not _holds(tensor.when, decoder):
-        return []
-    d = decoder
-    query, key = d.heads * d.head_dim, d.heads_kv * d.head_dim
-    sizes = {
-        "hidden": d.hidden,
-        "query": query,
-        "key": key,
-        "qkv": query + 2 * key,
-        "head": d.head_dim,
-        "feed": d.feed_forward,
-        "gate_up": 2 * d.feed_forward,
-        "vocabulary": d.vocabulary,
-    }
-    shape = tuple(sizes[name] for name in tensor.shape.split())
-    head = d.head_dim if tensor.transform is Transform.ROPE else 0
-    gguf, hf = f"{to}{tensor.gguf}", f"{of}{tensor.hf}"
-    rules = [TensorRule(f"{gguf}.weight", f"{hf}.weight", shape, tensor.transform, head)]
-    if _holds(tensor.bias, decoder):
-        vector = TensorRule(f"{gguf}.bias", f"{hf}.bias", shape[:1], tensor.transform, head)
-        rules.append(vector)
-    return rules
-
-
-def _holds(flag: Flag, decoder: Decoder) -> bool:
-    if isinstance(flag, bool):
-        return flag
-    return bool(getattr(decoder, flag.lstrip("!"))) is not flag.startswith("!")
+        tied = ("lm_head.weight",) if decoder.tied else ()
+        return (".rotary_emb.inv_freq", *tied, *self.leaves)
 
 
 def _share(rotary: int, head_dim: int) -> float:
     """Give the share of a head that readers turn into just this number of values."""
     share = rotary / head_dim
     return share if int(head_dim * share) == rotary else (rotary + 0.5) / head_dim
-
-
-# -- what many families have ----------------------------------------------------------------------
-
-EMBEDDING = Tensor("token_embd", "model.embed_tokens", "vocabulary hidden")
-FINAL_NORM = Tensor("output_norm", "model.norm", "hidden")
-HEAD = Tensor("output", "lm_head", "vocabulary hidden", when="!tied")
-GATED = (
-    Tensor("ffn_gate", "mlp.gate_proj", "feed hidden"),
-    Tensor("ffn_up", "mlp.up_proj", "feed hidden"),
-    Tensor("ffn_down", "mlp.down_proj", "hidden feed"),
-)

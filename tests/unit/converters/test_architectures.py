@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgellm_converters.architectures import ARCHITECTURES, by_gguf_name, by_hf_name
+from edgellm_converters.architectures import ARCHITECTURES, Side, by_gguf_name, by_hf_name
 from edgellm_converters.architectures.rope import RopeScaling, factors, from_factors, read_rope
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import ConfigError, IncompletePlanError, UnsupportedError
@@ -107,7 +107,7 @@ def test_metadata_gives_the_measures_back() -> None:
         config = values(head_dim=16, rms_norm_eps=1e-5, **scalar)
         decoder = architecture.from_config(config, [])
         keys = {key: value for key, (_, value) in architecture.metadata(decoder).items()}
-        shapes = {rule.gguf: rule.shape for rule in architecture.rules(decoder)}
+        shapes = {rule.gguf.name: rule.gguf.shape for rule in architecture.rules(decoder)}
         stored = Values(HERE, keys).under(f"{architecture.name}.")
         assert architecture.from_metadata(stored, shapes) == decoder
 
@@ -135,7 +135,7 @@ def test_yarn_is_what_llama_cpp_computes(more: dict[str, float], factor: float |
     if factor:
         found = keys["llama.rope.scaling.attn_factor"]
         assert found * (0.1 * np.log(4.0) + 1) == pytest.approx(factor)
-    shapes = {rule.gguf: rule.shape for rule in llama.rules(decoder)}
+    shapes = {rule.gguf.name: rule.gguf.shape for rule in llama.rules(decoder)}
     back = llama.from_metadata(Values(HERE, keys).under("llama."), shapes)
     assert back.scaling is not None
     assert back.scaling.config().get("attention_factor") == (factor and pytest.approx(factor))
@@ -200,7 +200,7 @@ def test_metadata_without_a_place_is_refused(name: str) -> None:
     architecture = by_gguf_name(HERE, name)
     decoder = architecture.from_config(values(head_dim=256), [])
     keys = {key: value for key, (_, value) in architecture.metadata(decoder).items()}
-    shapes = {rule.gguf: rule.shape for rule in architecture.rules(decoder)}
+    shapes = {rule.gguf.name: rule.gguf.shape for rule in architecture.rules(decoder)}
     for key, value in (("attention.scale", 0.1), ("logit_scale", 2.0), ("attention.causal", False)):
         odd = Values(HERE, keys | {f"{name}.{key}": value})
         with pytest.raises(UnsupportedError, match=key):
@@ -220,15 +220,15 @@ def test_sizes_are_typed_and_bounded(key: str, wrong: object) -> None:
 def test_a_plan_is_complete_both_ways() -> None:
     llama = by_gguf_name(HERE, "llama")
     rules = llama.rules(llama.from_config(values(num_hidden_layers=1), []))
-    shapes = {rule.hf: rule.shape for rule in rules}
-    assert len(make_plan(HERE, rules, shapes, to_gguf=True)) == len(rules)
+    shapes = {rule.hf.name: rule.hf.shape for rule in rules}
+    assert len(make_plan(HERE, rules, shapes, Side.HF, Side.GGUF)) == len(rules)
     less = {k: v for k, v in shapes.items() if k not in ("model.norm.weight", "lm_head.weight")}
     with pytest.raises(IncompletePlanError, match=r"2 tensors are missing: .*, lm_head"):
-        make_plan(HERE, rules, less, to_gguf=True)
+        make_plan(HERE, rules, less, Side.HF, Side.GGUF)
     more = shapes | {"model.layers.0.rotary_emb.inv_freq": (8,)}
     with pytest.raises(IncompletePlanError, match=r"1 tensor has no place .*inv_freq"):
-        make_plan(HERE, rules, more, to_gguf=True)
-    assert len(make_plan(HERE, rules, more, to_gguf=True, unused=["inv_freq"])) == len(rules)
+        make_plan(HERE, rules, more, Side.HF, Side.GGUF)
+    assert len(make_plan(HERE, rules, more, Side.HF, Side.GGUF, unused=["inv_freq"])) == len(rules)
 
 
 def test_what_changes_the_model_and_has_no_place_is_refused() -> None:
