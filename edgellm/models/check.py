@@ -90,6 +90,8 @@ def _require_tokenizer(header: GGUFHeader) -> None:
         _fail(header, "there is no tokenizer.ggml.tokens")
     if model in ("gpt2", "gemma4") and "tokenizer.ggml.merges" not in header.metadata:
         _fail(header, "there is no tokenizer.ggml.merges")
+    if model == "t5" and "tokenizer.ggml.scores" not in header.metadata:
+        _fail(header, "there is no tokenizer.ggml.scores")
 
 
 def _check_tensor(header: GGUFHeader, tensor: TensorInfo) -> None:

@@ -12,6 +12,7 @@ import re
 import sys
 from typing import NoReturn
 
+from edgellm.models.check_charsmap import check_charsmap
 from edgellm_converters.checkpoints.gguf_header import GGUFHeader
 from edgellm_converters.checkpoints.gguf_values import StoredType, ValueType
 from edgellm_converters.errors import CorruptFileError
@@ -19,14 +20,19 @@ from edgellm_converters.errors import CorruptFileError
 __all__ = ["TOKENIZERS", "check_vocabulary"]
 
 # tokenizer.ggml.model of the tokenizers whose dangers are known and checked here: SentencePiece
-# BPE, byte-level BPE, Gemma 4's BPE, WordPiece.
-TOKENIZERS = ("llama", "gpt2", "gemma4", "bert")
+# BPE, byte-level BPE, Gemma 4's BPE, WordPiece, Unigram.
+TOKENIZERS = ("llama", "gpt2", "gemma4", "bert", "t5")
 
 # Twice the largest vocabularies in use; their check stays below 200 MB of memory.
 MAX_TOKENS = 1 << 19
 CHUNK = 1 << 14
 BYTE_TYPE = 6  # LLAMA_TOKEN_TYPE_BYTE
 NO_TOKEN = 0xFFFFFFFF
+# WordPiece and Unigram try all lengths at each place of a text, and Unigram builds a tree with a
+# call inside a call for each byte of a token. The longest tokens in use have some 100 bytes, the
+# largest of these vocabularies 3 MB.
+MAX_PIECE_BYTES = 1 << 10
+MAX_PIECES_BYTES = 1 << 23
 BYTE_TOKEN = re.compile(rb"<0x[0-9A-Fa-f]{2}>")
 # A string of six bytes that looks like a byte token, with its length before it.
 LOOKS_LIKE_BYTE = re.compile(rb"\x06\0{7}(<0x..>)", re.DOTALL)
@@ -34,6 +40,8 @@ LOOKS_LIKE_BYTE = re.compile(rb"\x06\0{7}(<0x..>)", re.DOTALL)
 STRINGS = StoredType(ValueType.ARRAY, ValueType.STRING)
 INTS = StoredType(ValueType.ARRAY, ValueType.INT32)
 FLOATS = StoredType(ValueType.ARRAY, ValueType.FLOAT32)
+BYTES = StoredType(ValueType.ARRAY, ValueType.UINT8)
+SIGNED_BYTES = StoredType(ValueType.ARRAY, ValueType.INT8)
 
 ID_KEYS = (
     *("bos", "eos", "eot", "eom", "unknown", "seperator", "padding", "mask", "cls"),
@@ -42,20 +50,27 @@ ID_KEYS = (
 )
 FLAG_KEYS = (
     *("add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix"),
-    "remove_extra_whitespaces",
+    *("remove_extra_whitespaces", "normalizer.lowercase", "normalizer.strip_accents"),
 )
 # The ids that llama.cpp takes where the file names none, and which it inserts unasked.
 DEFAULT_IDS: dict[str, dict[str, int]] = {
     "llama": {"bos": 1, "eos": 2},
     "gpt2": {"bos": 11, "eos": 11},
     "gemma4": {},
-    "bert": {"bos": 101, "seperator": 102},
+    "bert": {"unknown": 100, "bos": 101, "seperator": 102},
+    "t5": {"eos": 1, "unknown": 2},
 }
 INSERTED: dict[str, tuple[str, ...]] = {
     "llama": ("bos",),
     "gpt2": ("bos",),
     "gemma4": ("bos",),
     "bert": ("bos", "seperator"),
+    "t5": ("eos",),
+}
+# Those that it inserts whatever the flags say.
+NEEDED: dict[str, tuple[str, ...]] = {
+    "bert": ("bos", "seperator", "unknown"),
+    "t5": ("unknown",),
 }
 FLAG_OF = {"bos": "add_bos_token", "eos": "add_eos_token", "seperator": "add_sep_token"}
 
@@ -83,7 +98,15 @@ def check_vocabulary(header: GGUFHeader) -> None:
         if key in metadata and metadata.stored(key).length != count:
             length = metadata.stored(key).length
             _fail(header, f"{key} has {length} values for {count} tokens")
-    _check_byte_tokens(header, model, *_distinct_texts(header))
+    texts, known = _distinct_texts(header)
+    _check_byte_tokens(header, model, texts, known)
+    if model in ("bert", "t5"):
+        _check_pieces(header, texts)
+    if model == "t5":
+        # Its line feed is looked up before the keys of ids are read, and may be the default one.
+        if count <= DEFAULT_IDS["t5"]["unknown"]:
+            _fail(header, f"a Unigram vocabulary of {count} tokens has no room for special ones")
+        check_charsmap(header)
     _check_scores(header)
     _check_ids(header, model, count)
 
@@ -96,6 +119,7 @@ def _check_types(header: GGUFHeader) -> None:
         "scores": (FLOATS, INTS),
         "token_type": (INTS,),
         "suppress_tokens": (INTS,),
+        "precompiled_charsmap": (BYTES, SIGNED_BYTES),
         "pre": (StoredType(ValueType.STRING),),
         "token_type_count": (StoredType(ValueType.UINT32),),
     }
@@ -158,6 +182,14 @@ def _check_byte_tokens(
                 _fail(header, f"{key} has no token <0x{byte:02X}>, which any text may need")
 
 
+def _check_pieces(header: GGUFHeader, texts: list[bytes]) -> None:
+    key = "tokenizer.ggml.tokens"
+    if (longest := max(map(len, texts))) > MAX_PIECE_BYTES:
+        _fail(header, f"{key} has a token of {longest} bytes, more than {MAX_PIECE_BYTES}")
+    if (total := sum(map(len, texts))) > MAX_PIECES_BYTES:
+        _fail(header, f"{key} has {total} bytes, more than {MAX_PIECES_BYTES}")
+
+
 def _check_byte_token(header: GGUFHeader, text: bytes) -> None:
     if not BYTE_TOKEN.fullmatch(text):
         shown = text[:40].decode(errors="replace")
@@ -184,6 +216,9 @@ def _check_ids(header: GGUFHeader, model: str, count: int) -> None:
         if value >= count:
             _fail(header, f"{key} is {value}, but there are {count} tokens")
         ids[name] = value
+    for name in NEEDED.get(model, ()):
+        if name not in ids:
+            _fail(header, f"the tokenizer needs tokenizer.ggml.{name}_token_id, which is missing")
     for name, flag in FLAG_OF.items():
         unasked = name in INSERTED[model]
         if metadata.get(f"tokenizer.ggml.{flag}", unasked) and name not in ids:

@@ -230,10 +230,15 @@ CASES: dict[str, tuple[Change, type[errors.ConvertersError], list[str]]] = {
         errors.UnsupportedError,
         ["NFKC"],
     ),
+    "an end that is no token": (
+        edit("tokenizer.json", post_processor={"type": "BertProcessing", "cls": ["<s>", 1]}),
+        errors.ConfigError,
+        ["post_processor adds None"],
+    ),
     "unknown post-processor": (
-        edit("tokenizer.json", post_processor={"type": "BertProcessing"}),
+        edit("tokenizer.json", post_processor={"type": "PairProcessing"}),
         errors.UnsupportedError,
-        ["BertProcessing"],
+        ["PairProcessing"],
     ),
 }
 

@@ -172,20 +172,6 @@ def test_a_quantized_file_is_the_one_of_llama_cpp(recipe: str, tmp_path: Path) -
 # -- real models ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def real_texts(shared: Path) -> list[str]:
-    """Pieces of all the texts, Persian among them: about 300 kB."""
-    found = []
-    for file in sorted((shared / "text" / "calibration").glob("*.utf8")):
-        text = file.read_text(encoding="utf-8", errors="replace")
-        starts = (0, len(text) // 2, len(text) - 15000)
-        found.extend(text[start : start + 15000] for start in starts)
-    data = json.loads((shared / "fa" / "pquad_validation.json").read_text(encoding="utf-8"))
-    persian = [p["context"] for article in data["data"] for p in article["paragraphs"]]
-    found.append("\n".join(persian)[:60000])
-    return [text[at : at + 3000] for text in found for at in range(0, len(text), 3000)]
-
-
 @pytest.mark.parametrize("name", ["stories260K-hf", "stories15M-hf-f16"])
 def test_real_checkpoints_there_and_back(
     name: str, shared: Path, real_texts: list[str], tmp_path: Path

@@ -166,6 +166,34 @@ def bpe_vocabulary() -> list[Pair]:
     ]
 
 
+def wordpiece_vocabulary() -> list[Pair]:
+    """A BERT's: control tokens, then starts of words with their sign and rests of words."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "▁a", "▁b", "a", "b", "▁سلام", "▁<"]
+    return [
+        pair("tokenizer.ggml.model", STRING, "bert"),
+        array("tokenizer.ggml.tokens", STRING, tokens),
+        array("tokenizer.ggml.token_type", I32, [3] * 4 + [1] * (len(tokens) - 4)),
+        pair("tokenizer.ggml.bos_token_id", U32, 2),
+        pair("tokenizer.ggml.unknown_token_id", U32, 1),
+        pair("tokenizer.ggml.seperator_token_id", U32, 3),
+        pair("tokenizer.ggml.normalizer.lowercase", BOOL, 1),
+    ]
+
+
+def unigram_vocabulary(charsmap: bytes = b"") -> list[Pair]:
+    """A T5's: control tokens, then pieces with their log probabilities."""
+    tokens = ["<pad>", "</s>", "<unk>", "▁", "a", "b", "▁a", "ab", "▁سلام", "<x>"]
+    table = [array("tokenizer.ggml.precompiled_charsmap", U8, list(charsmap))] if charsmap else []
+    return [
+        pair("tokenizer.ggml.model", STRING, "t5"),
+        array("tokenizer.ggml.tokens", STRING, tokens),
+        array("tokenizer.ggml.scores", F32, [0.0] * 3 + [-1.0 - n for n in range(7)]),
+        array("tokenizer.ggml.token_type", I32, [3, 3, 2] + [1] * 6 + [4]),
+        pair("tokenizer.ggml.remove_extra_whitespaces", BOOL, 1),
+        *table,
+    ]
+
+
 def parameters() -> list[Pair]:
     return [
         pair("general.architecture", STRING, "llama"),

@@ -14,6 +14,7 @@ import pytest
 from edgellm.models.check import check_model_file, inspect_model_file
 from edgellm_converters.errors import CorruptFileError, UnsupportedError
 from hostile import ggufbytes as g
+from tiny_tokenizers import charsmap
 
 MODEL = g.model()
 BPE = g.model(g.bpe_vocabulary())
@@ -56,7 +57,96 @@ def low_alignment() -> g.File:
     return file
 
 
+WORDPIECE = g.model(g.wordpiece_vocabulary())
+CHARSMAP = charsmap({"a": "A", "\n": " ", "\t": " ", "é": "e", "ﷲ": "الله"})
+UNIGRAM = g.model(g.unigram_vocabulary(CHARSMAP))
+NODES = 4 + int.from_bytes(CHARSMAP[:4], "little")  # where the replacements begin
+
+
+def with_charsmap(data: bytes) -> g.File:
+    return UNIGRAM.with_pair(g.array("tokenizer.ggml.precompiled_charsmap", g.U8, list(data)))
+
+
+def with_node(index: int, value: int) -> g.File:
+    at = 4 + 4 * index
+    return with_charsmap(CHARSMAP[:at] + value.to_bytes(4, "little") + CHARSMAP[at + 4 :])
+
+
+def with_pieces(tokens: list[str], base: g.File = UNIGRAM) -> g.File:
+    """Another vocabulary of normal tokens; scores and embedding fit."""
+    count = len(tokens)
+    file = base.with_pair(g.array("tokenizer.ggml.tokens", g.STRING, tokens))
+    file = file.with_pair(g.array("tokenizer.ggml.scores", g.F32, [0.0] * count))
+    file = file.with_pair(g.array("tokenizer.ggml.token_type", g.I32, [1] * count))
+    return file.with_tensor("token_embd.weight", dims=(g.EMBED, count), data=None)
+
+
+# What llama.cpp would crash on, or worse, with a WordPiece or a Unigram tokenizer.
+ENCODERS: dict[str, tuple[g.File, str]] = {
+    "WordPiece without its unknown token": (
+        WORDPIECE.without("tokenizer.ggml.unknown_token_id"),
+        "needs tokenizer.ggml.unknown_token_id",
+    ),
+    "WordPiece without its first token, which no flag turns off": (
+        WORDPIECE.without("tokenizer.ggml.bos_token_id").with_pair(
+            g.pair("tokenizer.ggml.add_bos_token", g.BOOL, 0)
+        ),
+        "needs tokenizer.ggml.bos_token_id",
+    ),
+    "WordPiece without its separator": (
+        WORDPIECE.without("tokenizer.ggml.seperator_token_id").with_pair(
+            g.pair("tokenizer.ggml.add_sep_token", g.BOOL, 0)
+        ),
+        "needs tokenizer.ggml.seperator_token_id",
+    ),
+    "WordPiece with a byte token": (
+        WORDPIECE.with_pair(g.array("tokenizer.ggml.token_type", g.I32, [3] * 4 + [6] * 6)),
+        "byte tokens",
+    ),
+    "a flag of the normalizer as a number": (
+        WORDPIECE.with_pair(g.pair("tokenizer.ggml.normalizer.lowercase", g.U32, 1)),
+        "not bool",
+    ),
+    "a WordPiece token of 2000 bytes": (
+        WORDPIECE.with_pair(
+            g.array("tokenizer.ggml.tokens", g.STRING, ["x" * 2000, *map(str, range(9))])
+        ),
+        "2000 bytes",
+    ),
+    "Unigram without scores": (UNIGRAM.without("tokenizer.ggml.scores"), "no tokenizer.ggml.sc"),
+    "Unigram without its unknown token": (with_pieces(["a", "b"]), "no room"),
+    "Unigram whose first token is not there": (
+        UNIGRAM.with_pair(g.pair("tokenizer.ggml.add_bos_token", g.BOOL, 1)),
+        "asks for a token",
+    ),
+    "a Unigram token of a megabyte": (with_pieces(["a", "b", "c", "x" * (1 << 20)]), "1048576 b"),
+    "a charsmap of two bytes": (with_charsmap(b"ab"), "2 bytes"),
+    "a charsmap without replacements": (with_charsmap(CHARSMAP[:NODES]), "array of"),
+    "a charsmap whose array is longer than it": (
+        with_charsmap(b"\xff\xff\xff\x7f" + CHARSMAP[4:]),
+        "array of 2147483647 bytes",
+    ),
+    "a charsmap with half a node": (with_charsmap(b"\x05\0\0\0" + bytes(9)), "array of 5 bytes"),
+    "a charsmap that does not end": (with_charsmap(CHARSMAP[:-1] + b"x"), "does not end"),
+    "a charsmap that begins outside": (with_node(0, 1 << 30), "leads from node 0 out"),
+    "a charsmap that leads outside": (with_node(97, 97 | 1 << 30), "leads from node 97 out"),
+    "a charsmap that leads far outside": (with_node(97, 97 | 1 << 30 | 1 << 9), "from node 97 out"),
+    "a charsmap with too few nodes": (
+        with_charsmap((400).to_bytes(4, "little") + CHARSMAP[4:404] + CHARSMAP[NODES:]),
+        "out of its 100 nodes",
+    ),
+    "a replacement outside": (
+        with_node(97 ^ int.from_bytes(CHARSMAP[392:396], "little") >> 10, 1 << 31 | 99),
+        "beyond its end",
+    ),
+    "a charsmap of words": (
+        UNIGRAM.with_pair(g.array("tokenizer.ggml.precompiled_charsmap", g.STRING, ["a"])),
+        "not array of uint8",
+    ),
+}
+
 CASES: dict[str, tuple[g.File, str]] = {
+    **ENCODERS,
     "architecture missing": (MODEL.without("general.architecture"), "no general.architecture"),
     "architecture a number": (with_pair("general.architecture", g.U32, 1), "short name"),
     "architecture an array": (
@@ -236,6 +326,9 @@ def test_model_that_cannot_be_run_is_unsupported(
 GOOD = {
     "SentencePiece": MODEL,
     "byte-level BPE": BPE,
+    "WordPiece": WORDPIECE,
+    "Unigram": UNIGRAM,
+    "Unigram without a charsmap": g.model(g.unigram_vocabulary()),
     "one more token": with_tokens([*TOKENS, "new"]),
     "an empty token": with_tokens([*TOKENS, ""]),
     "heads for each layer": MODEL.with_pair(g.array("llama.attention.head_count", g.I32, [2])),

@@ -11,6 +11,8 @@ from pathlib import Path
 from edgellm.models.check import check_model_file
 from edgellm_converters.errors import ConvertersError
 from hostile import ggufbytes as g
+from hostile.test_model_check import ENCODERS
+from tiny_tokenizers import charsmap
 
 LOADER = Path(__file__).with_name("native_load.py")
 
@@ -51,9 +53,16 @@ def passing(paths: list[Path]) -> list[Path]:
 
 
 def test_good_models_load(tmp_path: Path) -> None:
-    paths = write(tmp_path, [g.model(), g.model(g.bpe_vocabulary())])
+    vocabularies = [
+        g.spm_vocabulary(),
+        g.bpe_vocabulary(),
+        g.wordpiece_vocabulary(),
+        g.unigram_vocabulary(),
+        g.unigram_vocabulary(charsmap({"A": "a", "\n": " ", "س": "S", "🙂": ":)"})),
+    ]
+    paths = write(tmp_path, [g.model(vocabulary) for vocabulary in vocabularies])
     assert passing(paths) == paths
-    assert load_natively(paths) == ["loaded", "loaded"]
+    assert load_natively(paths) == ["loaded"] * len(paths)
 
 
 def test_what_the_check_refuses_would_crash(tmp_path: Path) -> None:
@@ -75,6 +84,33 @@ def test_what_the_check_refuses_would_crash(tmp_path: Path) -> None:
     paths = write(tmp_path, files)
     assert passing(paths) == []
     assert all(verdict.startswith("crashed") for verdict in load_natively(paths))
+
+
+def test_what_the_check_refuses_of_encoders_would_harm(tmp_path: Path) -> None:
+    """Not all ends in a crash with this text: some is refused, some gives tokens that are none."""
+    paths = write(tmp_path, [file for file, _ in ENCODERS.values()])
+    assert passing(paths) == []
+    verdicts = dict(zip(ENCODERS, load_natively(paths), strict=True))
+    crashed = {case for case, verdict in verdicts.items() if verdict.startswith("crashed")}
+    assert crashed >= {
+        "WordPiece without its first token, which no flag turns off",
+        "WordPiece without its separator",
+        "a charsmap that leads outside",
+        "a replacement outside",
+    }, verdicts
+
+
+def test_random_changes_of_a_table_of_replacements(tmp_path: Path) -> None:
+    source = random.Random(11)
+    table = charsmap({"A": "a", "\n": " ", "\x01": "", "س": "S", "ل": "L", "🙂": ":)"})
+    files = []
+    for _ in range(200):
+        changed = bytearray(table)
+        for _ in range(source.randint(1, 4)):
+            at = source.choice((source.randrange(len(table)), 4 * source.randrange(80) + 4))
+            changed[at] = source.choice((0, 1, 65, 255, source.randrange(256)))
+        files.append(g.model(g.unigram_vocabulary(bytes(changed))))
+    assert_no_crash(write(tmp_path, files))
 
 
 def test_hyper_parameters_at_their_edges(tmp_path: Path) -> None:

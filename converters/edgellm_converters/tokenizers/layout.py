@@ -18,7 +18,10 @@ __all__ = ["KEY", "PARTS", "read_layout", "write_layout"]
 KEY = "edgellm.tokenizer.layout"
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-MODEL_FLAGS = ("unk_token", "fuse_unk", "byte_fallback", "ignore_merges")
+MODEL_FLAGS = (
+    *("unk_token", "fuse_unk", "byte_fallback", "ignore_merges"),
+    *("continuing_subword_prefix", "max_input_chars_per_word"),
+)
 MAX_CHARACTERS = 1 << 20
 
 

@@ -17,10 +17,16 @@ from edgellm_converters.tokenizers.vocabulary import (
     TokenType,
     Vocabulary,
 )
+from edgellm_converters.tokenizers.wordpiece import (
+    CONTINUES,
+    LONGEST_WORD,
+    wordpiece_parts,
+    wordpiece_token,
+)
 
 __all__ = ["end_ids", "tokenizer_config", "tokenizer_json"]
 
-_FILLER = re.compile(r"\[PAD\d+\]|<dummy\d+>")
+_FILLER = re.compile(rf"{SPACE}?\[PAD\d+\]|<dummy\d+>")
 _ADDED = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
 
 
@@ -35,9 +41,26 @@ def tokenizer_json(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
         UnsupportedError: the pre-tokenizer is not known here.
     """
     layout = _fitting(vocabulary)
-    is_bpe = vocabulary.model == "gpt2"
     words = _words(vocabulary, layout)
-    if is_bpe:
+    model = _MODELS[vocabulary.model](path, vocabulary, words, layout)
+    parts = _parts(path, vocabulary) if layout is None else layout
+    if layout is not None:
+        model |= {key: value for key, value in layout["model"].items() if key in model}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": parts["added_tokens"],
+        **{part: parts.get(part) for part in PARTS},
+        "model": model,
+    }
+
+
+def _bpe(
+    path: Path, vocabulary: Vocabulary, words: dict[str, int], layout: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    is_byte_level = vocabulary.model == "gpt2"
+    if is_byte_level:
         # llama.cpp, too, takes the first space after the first character as the border.
         merges = [
             [merge[: (cut := merge.find(" ", 1))], merge[cut + 1 :]]
@@ -52,29 +75,39 @@ def tokenizer_json(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
             or (layout is not None and vocabulary.types[index] == TokenType.USER_DEFINED)
         }
         merges = [list(pair) for pair in merges_from_scores(path, reached, vocabulary.scores)]
-    merges = [pair for pair in merges if pair[0] + pair[1] in words]
-    parts = _parts(path, vocabulary) if layout is None else layout
     unknown = vocabulary.special.get("unk", 0)
-    model = {
+    return {
         "type": "BPE",
         "dropout": None,
-        "unk_token": None if is_bpe else vocabulary.tokens[unknown],
+        "unk_token": None if is_byte_level else vocabulary.tokens[unknown],
         "continuing_subword_prefix": None,
         "end_of_word_suffix": None,
-        "fuse_unk": not is_bpe,
-        "byte_fallback": not is_bpe,
-        "ignore_merges": is_bpe and by_name(path, vocabulary.pre).ignore_merges,
+        "fuse_unk": not is_byte_level,
+        "byte_fallback": not is_byte_level,
+        "ignore_merges": is_byte_level and by_name(path, vocabulary.pre).ignore_merges,
+        "vocab": words,
+        "merges": [pair for pair in merges if pair[0] + pair[1] in words],
     }
-    if layout is not None:
-        model |= {key: value for key, value in layout["model"].items() if key in model}
+
+
+def _wordpiece(
+    path: Path,  # noqa: ARG001
+    vocabulary: Vocabulary,
+    words: dict[str, int],
+    layout: Mapping[str, Any] | None,  # noqa: ARG001
+) -> dict[str, Any]:
     return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": parts["added_tokens"],
-        **{part: parts.get(part) for part in PARTS},
-        "model": model | {"vocab": words, "merges": merges},
+        "type": "WordPiece",
+        "unk_token": wordpiece_token(
+            vocabulary.tokens[(unknown := vocabulary.special["unk"])], vocabulary.types[unknown]
+        ),
+        "continuing_subword_prefix": CONTINUES,
+        "max_input_chars_per_word": LONGEST_WORD,
+        "vocab": words,
     }
+
+
+_MODELS = {"gpt2": _bpe, "llama": _bpe, "bert": _wordpiece}
 
 
 def tokenizer_config(vocabulary: Vocabulary, context: int) -> dict[str, Any]:
@@ -88,7 +121,9 @@ def tokenizer_config(vocabulary: Vocabulary, context: int) -> dict[str, Any]:
     }
     for role, index in vocabulary.special.items():
         if role not in END_ROLES:
-            config[f"{role}_token"] = vocabulary.tokens[index]
+            config[f"{role}_token"] = _shown(
+                vocabulary, vocabulary.tokens[index], vocabulary.types[index]
+            )
     if vocabulary.templates:
         named = dict(vocabulary.templates)
         if vocabulary.chat_template is not None:
@@ -129,19 +164,25 @@ def _words(vocabulary: Vocabulary, layout: Mapping[str, Any] | None) -> dict[str
     for index, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
         if kind == TokenType.UNUSED and _FILLER.fullmatch(token):
             continue
-        words[_shown(vocabulary, token) if kind == TokenType.USER_DEFINED else token] = index
+        words[_shown(vocabulary, token, kind)] = index
     for token in layout["added_tokens"] if layout else ():
         words[token["content"]] = token["id"]
     return words
 
 
-def _shown(vocabulary: Vocabulary, token: str) -> str:
-    """Write a user-defined token as tokenizer.json does: with the sign for spaces.
+def _shown(vocabulary: Vocabulary, token: str, kind: int) -> str:
+    """Write a token as tokenizer.json does: user-defined ones with the sign for spaces.
 
     Where text gets a leading space, matching must come before the normalizer, in the text as it
     was typed, so that the spaces stay.
     """
-    if vocabulary.model == "llama" and not vocabulary.add_space_prefix:
+    if vocabulary.model == "bert":
+        return wordpiece_token(token, kind)
+    if (
+        kind == TokenType.USER_DEFINED
+        and vocabulary.model == "llama"
+        and not vocabulary.add_space_prefix
+    ):
         return token.replace(" ", SPACE)
     return token
 
@@ -152,7 +193,7 @@ def _parts(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
     for index, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
         if kind in _ADDED:
             user = kind == TokenType.USER_DEFINED
-            content = _shown(vocabulary, token) if user else token
+            content = _shown(vocabulary, token, kind)
             added.append(
                 {
                     "id": index,
@@ -183,6 +224,8 @@ def _parts(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
             "post_processor": post,
             "decoder": byte_level,
         }
+    if vocabulary.model == "bert":
+        return {"added_tokens": added, "post_processor": template} | wordpiece_parts(vocabulary)
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     prepend = {"type": "Prepend", "prepend": SPACE}
     decoders: list[dict[str, Any]] = [
@@ -208,9 +251,13 @@ def _template(vocabulary: Vocabulary) -> dict[str, Any] | None:
     ids = {}
     before: list[dict[str, Any]] = []
     after: list[dict[str, Any]] = []
+    between: list[dict[str, Any]] = []
+    is_wordpiece = vocabulary.model == "bert"
+    last = "sep" if is_wordpiece else "eos"
     for wanted, role, place in (
-        (vocabulary.add_bos, "bos", before),
-        (vocabulary.add_eos, "eos", after),
+        (vocabulary.add_bos or is_wordpiece, "bos", before),
+        (vocabulary.add_eos or is_wordpiece, last, after),
+        (vocabulary.add_sep and vocabulary.add_eos, "sep", between),
     ):
         if wanted and role in vocabulary.special:
             index = vocabulary.special[role]
@@ -220,13 +267,13 @@ def _template(vocabulary: Vocabulary) -> dict[str, Any] | None:
     if not ids:
         return None
     first = [*before, {"Sequence": {"id": "A", "type_id": 0}}, *after]
-    second = [
-        {kind: value | {"type_id": 1} for kind, value in part.items()}
-        for part in [*before, {"Sequence": {"id": "B", "type_id": 1}}, *after]
-    ]
+    # An encoder's pair begins once.
+    second = [*(before if vocabulary.add_sep is None and not is_wordpiece else between)]
+    second += [{"Sequence": {"id": "B", "type_id": 1}}, *after]
     return {
         "type": "TemplateProcessing",
         "single": first,
-        "pair": first + second,
+        "pair": first
+        + [{kind: value | {"type_id": 1} for kind, value in part.items()} for part in second],
         "special_tokens": ids,
     }

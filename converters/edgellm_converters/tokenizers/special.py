@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -41,25 +42,37 @@ def find_special(
     unknown = tokenizer["model"].get("unk_token")
     if isinstance(unknown, str) and unknown in ids:
         special.setdefault("unk", ids[unknown])
-    first, last, known = _template_ends(path, tokenizer, ids)
-    if first is not None:
-        special.setdefault("bos", first)
-    if last is not None:
-        special.setdefault("eos", last)
-    for role, index in (("bos", first), ("eos", last)):
-        if index is not None and index != special[role]:
-            raise UnsupportedError(
-                f"{path}: the post_processor adds token {index}, which is not the {role} token "
-                f"{special[role]}; llama.cpp can add no other"
-            )
-    flags = {}
-    for role, index in (("bos", first), ("eos", last)):
-        # transformers adds them by tokenizer_config.json where the post-processor says nothing.
-        flags[f"add_{role}"] = (
-            index is not None if known else extra.get(f"add_{role}_token") is True
+    unknown_id = tokenizer["model"].get("unk_id")
+    if _is_id(unknown_id, size):
+        special.setdefault("unk", unknown_id)
+    ends = _ends(path, tokenizer, ids)
+    is_wordpiece = tokenizer["model"].get("type") == "WordPiece"
+    if is_wordpiece and (ends.first is None or ends.last is None):
+        raise UnsupportedError(
+            f"{path}: the post_processor does not add a token before and after a text, but "
+            "llama.cpp always does for WordPiece"
         )
-        if flags[f"add_{role}"] and role not in special:
+    flags: dict[str, bool] = {}
+    for role, encoder_role, index in (("bos", "cls", ends.first), ("eos", "sep", ends.last)):
+        if index is not None:
+            if is_wordpiece:
+                special.setdefault(encoder_role, index)
+            # llama.cpp has one name for both: what stands before a text is bos, after it eos.
+            if index == special.get(encoder_role):
+                special[role] = index
+            if special.setdefault(role, index) != index:
+                raise UnsupportedError(
+                    f"{path}: the post_processor adds token {index}, which is not the {role} token "
+                    f"{special[role]}; llama.cpp can add no other"
+                )
+        # transformers adds them by tokenizer_config.json where the post-processor says nothing.
+        flags[f"add_{role}"] = adds = (
+            index is not None if ends.known else extra.get(f"add_{role}_token") is True
+        )
+        if adds and role not in special:
             raise ConfigError(f"{path}: add_{role}_token is true, but no token is the {role} token")
+    if ends.separators is not None and "sep" in special:
+        flags["add_sep"] = ends.separators > int(ends.last is not None)
     return {"special": special | _more_ends(config, special, ids, size, notes), **flags}
 
 
@@ -87,35 +100,83 @@ def _is_id(value: object, size: int) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < size
 
 
-def _template_ends(
-    path: Path, tokenizer: Mapping[str, Any], ids: Mapping[str, int]
-) -> tuple[int | None, int | None, bool]:
-    """Give the ids that the post-processor adds before and after; False if it says nothing."""
-    known = False
-    ends: list[int | None] = [None, None]
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """The ids that a post-processor adds before and after a text.
+
+    `known` is False if it says nothing; `separators` counts the tokens between the two texts of a
+    pair, None if it is not known.
+    """
+
+    first: int | None = None
+    last: int | None = None
+    known: bool = False
+    separators: int | None = None
+
+
+def _ends(path: Path, tokenizer: Mapping[str, Any], ids: Mapping[str, int]) -> _Ends:
+    found = _Ends()
     for step in flatten(tokenizer.get("post_processor"), "processors"):
         kind = step.get("type")
-        known = True
         if kind == "ByteLevel":
-            continue
-        if kind != "TemplateProcessing" or not isinstance(step.get("single"), list):
+            found = replace(found, known=True)
+        elif kind in _PAIRS:
+            first, last = _named(path, step.get("cls"), ids), _named(path, step.get("sep"), ids)
+            found = _Ends(first, last, True, _PAIRS[kind])
+        elif kind == "TemplateProcessing" and isinstance(step.get("single"), list):
+            found = _Ends(
+                *_template_ends(path, step["single"], ids), True, _between(step.get("pair"))
+            )
+        else:
             raise UnsupportedError(
                 f"{path}: a post_processor of type {kind!r:.80} is not known here"
             )
-        names: list[str | None] = []
-        for part in step["single"]:
-            token = part.get("SpecialToken") if isinstance(part, dict) else None
-            names.append(token.get("id") if isinstance(token, dict) else None)
-        if None not in names or len(names) > 3 or len(names) - 1 != len([n for n in names if n]):
-            raise UnsupportedError(f"{path}: the post_processor adds more than one token at an end")
-        middle = names.index(None)
-        for name in (name for name in names if name):
-            if name not in ids:
-                raise ConfigError(f"{path}: the post_processor adds {name!r:.80}, no token")
-            ends[0 if names.index(name) < middle else 1] = ids[name]
-        if middle > 1 or len(names) - middle > 2:
-            raise UnsupportedError(f"{path}: the post_processor adds more than one token at an end")
-    return ends[0], ends[1], known
+    return found
+
+
+# post-processors of fixed form -> the separators that they set between the texts of a pair.
+_PAIRS = {"BertProcessing": 1, "RobertaProcessing": 2}
+
+
+def _named(path: Path, entry: object, ids: Mapping[str, int]) -> int:
+    """Give the id of an end that is written as [token, id]."""
+    token = entry[0] if isinstance(entry, list) and len(entry) == 2 else None
+    if not isinstance(token, str) or ids.get(token) is None:
+        raise ConfigError(f"{path}: the post_processor adds {entry!r:.80}, no token")
+    return ids[token]
+
+
+def _template_ends(
+    path: Path, single: Sequence[object], ids: Mapping[str, int]
+) -> tuple[int | None, int | None]:
+    ends: list[int | None] = [None, None]
+    names = [_special_name(part) for part in single]
+    if None not in names or len(names) > 3 or len(names) - 1 != len([n for n in names if n]):
+        raise UnsupportedError(f"{path}: the post_processor adds more than one token at an end")
+    middle = names.index(None)
+    for at, name in enumerate(names):
+        if name is None:
+            continue
+        if name not in ids:
+            raise ConfigError(f"{path}: the post_processor adds {name!r:.80}, no token")
+        ends[0 if at < middle else 1] = ids[name]
+    if middle > 1 or len(names) - middle > 2:
+        raise UnsupportedError(f"{path}: the post_processor adds more than one token at an end")
+    return ends[0], ends[1]
+
+
+def _special_name(part: object) -> str | None:
+    """Give the name of a token in a template, None for a text."""
+    token = part.get("SpecialToken") if isinstance(part, dict) else None
+    return token.get("id") if isinstance(token, dict) else None
+
+
+def _between(pair: object) -> int | None:
+    """Count the tokens between the two texts of a pair's template."""
+    if not isinstance(pair, list):
+        return None
+    texts = [at for at, part in enumerate(pair) if isinstance(part, dict) and "Sequence" in part]
+    return texts[1] - texts[0] - 1 if len(texts) == 2 else None
 
 
 def flatten(part: object, name: str) -> list[dict[str, Any]]:

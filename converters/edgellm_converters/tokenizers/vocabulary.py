@@ -61,7 +61,11 @@ class Vocabulary:
     """Tokens by id, and how text becomes tokens.
 
     `model` is "gpt2" (byte-level BPE: `merges` in order of rank, each "left right", and the
-    pre-tokenizer's name `pre`) or "llama" (SentencePiece BPE: `scores`, higher ones merge first).
+    pre-tokenizer's name `pre`), "llama" (SentencePiece BPE: `scores`, higher ones merge first),
+    "t5" (Unigram: `scores` are log probabilities, `charsmap` is SentencePiece's table of
+    replacements) or "bert" (WordPiece: `lowercase` and `strip_accents` tell how text is prepared).
+    `add_sep` tells whether a pair of texts has one more separator between them than each text has
+    ends, None if nothing is known of pairs.
     `special` maps roles (see `SPECIAL_ROLES`) to ids. `layout` is the JSON text of what GGUF has
     no key for: see `edgellm_converters.tokenizers.layout`. `templates` are named chat templates.
     """
@@ -75,7 +79,12 @@ class Vocabulary:
     special: Mapping[str, int] = field(default_factory=dict)
     add_bos: bool = False
     add_eos: bool = False
+    add_sep: bool | None = None
     add_space_prefix: bool = False
+    remove_extra_whitespaces: bool = False
+    charsmap: bytes = b""
+    lowercase: bool = True
+    strip_accents: bool = True
     chat_template: str | None = None
     templates: Mapping[str, str] = field(default_factory=dict)
     layout: str | None = None
