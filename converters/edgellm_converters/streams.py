@@ -15,7 +15,7 @@ from edgellm_converters.errors import ConfigError, UnsupportedError
 from edgellm_converters.plan import Change, Piece, Step
 from edgellm_quant.errors import QuantError, UnknownTypeError
 from edgellm_quant.formats import FORMATS, BlockFormat
-from edgellm_quant.ggml import recode_rows
+from edgellm_quant.recode import recode_rows
 
 __all__ = ["SLAB_VALUES", "GGUFTensors", "HuggingFaceTensors", "Tensors", "step_format", "stream"]
 

@@ -6,11 +6,7 @@ cut into slabs, and they are those that llama.cpp's quantizer writes.
 
 from __future__ import annotations
 
-import functools
-import os
-import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,11 +20,11 @@ from edgellm_quant.errors import (
 )
 from edgellm_quant.formats import BlockFormat
 from edgellm_quant.library import Decode, check_layout, decoder, library, library_version
+from edgellm_quant.parallel import for_each_chunk
 
 __all__ = [
     "can_decode",
     "can_encode",
-    "default_threads",
     "dequantize_rows",
     "library_version",
     "quantize_rows",
@@ -41,10 +37,6 @@ Bytes = NDArray[np.uint8]
 
 # ggml counts the values of one call in a C int in places; nothing real comes near this.
 _MAX_COLUMNS = 2**31 - 1
-# Values a thread takes at a time: enough to hide the cost of a call from Python, few enough to
-# stay in a core's cache and to share the work evenly.
-_MIN_CHUNK = 2**15
-_MAX_CHUNK = 2**18
 
 # Formats without an encoder: whole numbers, and what activations are rounded to at run time.
 _NOT_ENCODED = frozenset({"F64", "I8", "I16", "I32", "I64", "Q8_1", "Q8_K"})
@@ -61,13 +53,6 @@ _LIMITS: Mapping[str, float] = {
 }
 # For the same reason; importance is a mean square of activations, far below this.
 _MAX_IMPORTANCE = 1e15
-
-
-def default_threads() -> int:
-    """Give the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def requires_importance(fmt: BlockFormat) -> bool:
@@ -121,7 +106,7 @@ def quantize_rows(
     def work(start: int, stop: int) -> None:
         encode(x[start:stop], out[start:stop], start)
 
-    _for_each_chunk(rows, columns, threads, work)
+    for_each_chunk(rows, columns, threads, work)
     return out
 
 
@@ -150,7 +135,7 @@ def dequantize_rows(
     def work(start: int, stop: int) -> None:
         decode(blocks[start:stop], out[start:stop])
 
-    _for_each_chunk(rows, columns, threads, work)
+    for_each_chunk(rows, columns, threads, work)
     return out
 
 
@@ -194,7 +179,7 @@ def recode_rows(
         decode(blocks[start:stop], values)
         encode(values, out[start:stop], start)
 
-    _for_each_chunk(rows, columns, threads, work)
+    for_each_chunk(rows, columns, threads, work)
     return out
 
 
@@ -301,56 +286,3 @@ def _check_importance(importance: NDArray[Any], columns: int) -> Floats:
             f"not from {importance.min()} to {importance.max()}"
         )
     return importance
-
-
-def _for_each_chunk(
-    rows: int, columns: int, threads: int | None, work: Callable[[int, int], None]
-) -> None:
-    """Call `work(start, stop)` for every piece of the rows, on several cores.
-
-    The calling thread works too, and threads that help are kept for the next call: a call for a
-    few megabytes takes milliseconds, as long as starting threads does.
-    """
-    if threads is None:
-        threads = default_threads()
-    share = rows * columns // (4 * max(1, threads))
-    step = max(1, min(max(share, _MIN_CHUNK), _MAX_CHUNK) // columns)
-    starts = iter(range(0, rows, step))
-    lock = threading.Lock()
-    failed = threading.Event()
-
-    def take_pieces() -> None:
-        while not failed.is_set():
-            with lock:
-                start = next(starts, None)
-            if start is None:
-                return
-            try:
-                work(start, min(start + step, rows))
-            except BaseException:
-                failed.set()
-                raise
-
-    helpers = min(threads, -(-rows // step)) - 1
-    if helpers <= 0:
-        take_pieces()
-        return
-    helping = [_pool(threads - 1).submit(take_pieces) for _ in range(helpers)]
-    try:
-        take_pieces()
-    finally:
-        # One that has not begun is not needed any more.
-        running = [future for future in helping if not future.cancel()]
-        wait(running)
-    for future in running:
-        future.result()
-
-
-@functools.cache
-def _pool(size: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(size, thread_name_prefix="edgellm-quant")
-
-
-if hasattr(os, "register_at_fork"):
-    # A child process has none of its parent's threads.
-    os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -1,4 +1,4 @@
-"""Every block format that ggml stores, as one table; a file for each family."""
+"""Every block format that ggml stores, as one table, and those of MLX; a file for each family."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from edgellm_quant.errors import UnknownTypeError
-from edgellm_quant.formats.base import BlockFormat
+from edgellm_quant.formats.base import BlockFormat, Format
 from edgellm_quant.formats.iq import IQ
 from edgellm_quant.formats.k import K
 from edgellm_quant.formats.legacy import LEGACY
+from edgellm_quant.formats.mlx import MLXFormat
 from edgellm_quant.formats.plain import PLAIN
 from edgellm_quant.formats.small import SMALL
 
-__all__ = ["BY_TYPE", "FORMATS", "BlockFormat", "get_format"]
+__all__ = ["BY_TYPE", "FORMATS", "BlockFormat", "Format", "MLXFormat", "get_format"]
 
 _ALL = (*PLAIN, *LEGACY, *K, *IQ, *SMALL)
 
 FORMATS: Mapping[str, BlockFormat] = MappingProxyType({fmt.name: fmt for fmt in _ALL})
-"""Formats by their upper-case name."""
+"""ggml's formats by their upper-case name."""
 
 BY_TYPE: Mapping[int, BlockFormat] = MappingProxyType({fmt.ggml_type: fmt for fmt in _ALL})
 """Formats by ggml's number; numbers of formats that were removed from ggml are absent."""

@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from edgellm_quant.errors import ShapeError
 
-__all__ = ["BlockFormat"]
+__all__ = ["BlockFormat", "Format"]
+
+
+class Format(Protocol):
+    """What every way to store a row of numbers tells of itself: ggml's blocks, MLX's triples."""
+
+    @property
+    def name(self) -> str:
+        """The name that people see."""
+        ...
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits that a value takes, scales included."""
+        ...
+
+    @property
+    def is_quantized(self) -> bool:
+        """True if several values share a scale, false for plain numbers."""
+        ...
+
+    def holds(self, columns: int) -> bool:
+        """Tell whether rows of `columns` values can be stored."""
+        ...
+
+    def row_bytes(self, columns: int) -> int:
+        """Give the bytes of a row of `columns` values; ShapeError if they cannot be stored."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
