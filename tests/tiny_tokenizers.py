@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from itertools import pairwise
 from typing import Any
 
@@ -208,3 +209,64 @@ def charsmap(replacements: dict[str, str]) -> bytes:
         text += value
     array = b"".join(node.to_bytes(4, "little") for node in nodes)
     return len(array).to_bytes(4, "little") + array + text
+
+
+REPLACED = {
+    **dict.fromkeys(("\n", "\t", "\r", "\u00a0", "\u3000"), " "),
+    **{"ﷲ": "الله", "ﻻ": "لا", "½": "1/2", "Ａ": "A", "ك": "ک", "\u200b": ""},
+}
+
+
+def unigram(kind: str = "t5", *, table: bool = True) -> dict[str, Any]:
+    """A tokenizer.json of a T5 or, with `kind` "xlm-r", of an XLM-RoBERTa."""
+    words = ["the", "cat", "sat", "hand", "rain", "سلام", "Spain", "که", "کتاب", "12"]
+    parts = ["ing", "ed", "an", "th", "ها", "ی", "in", "\u0300", "😀"]
+    letters = dict.fromkeys("abcdefghijklmnopqrstuvwxyzABCDEÉ0123456789.,!?'()=-سلامدنیپکخوهـآ،")
+    pieces = [SPACE, *(SPACE + word for word in words), *words, *parts, *letters]
+    ids: dict[str, float] = dict.fromkeys(pieces, 0.0)
+    # Log probabilities, those of longer pieces higher; each exact in float32.
+    ids = {piece: -12.0 + 1.5 * len(piece) - n / 64 for n, piece in enumerate(ids)}
+    if kind == "t5":
+        before, after = ["<pad>", "</s>", "<unk>"], ["<extra_id_1>", "<extra_id_0>"]
+    else:
+        before, after = ["<s>", "<pad>", "</s>", "<unk>"], ["<mask>"]
+    tokens = [*((name, 0.0) for name in before), *ids.items(), *((name, 0.0) for name in after)]
+    places = {token: index for index, (token, _) in enumerate(tokens)}
+    ends = [{"SpecialToken": {"id": name, "type_id": 0}} for name in ("<s>", "</s>")]
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    single = [*ends[:1], text, *ends[1:]] if kind == "xlm-r" else [text, ends[1]]
+    between = ends[1:] if kind == "xlm-r" else []
+    names = [name for name in ("<s>", "</s>") if name in places]
+    data = base64.b64encode(charsmap(REPLACED)).decode()
+    words_step = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always"}
+    return {
+        "version": "1.0",
+        "added_tokens": [added(places[name], name) for name in (*before, *after)],
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": data} if table else None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [{"type": "WhitespaceSplit"}, words_step],
+        },
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": [*single, *between, {"Sequence": {"id": "B", "type_id": 0}}, ends[1]],
+            "special_tokens": {
+                name: {"id": name, "ids": [places[name]], "tokens": [name]} for name in names
+            },
+        },
+        "decoder": words_step,
+        "model": {
+            "type": "Unigram",
+            "unk_id": places["<unk>"],
+            "vocab": [list(entry) for entry in tokens],
+            "byte_fallback": False,
+        },
+    }
+
+
+SETTINGS_T5 = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+SETTINGS_XLMR = {
+    **{"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"},
+    **{"unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"},
+}

@@ -12,10 +12,10 @@ import re
 import sys
 from typing import NoReturn
 
-from edgellm.models.check_charsmap import check_charsmap
 from edgellm_converters.checkpoints.gguf_header import GGUFHeader
 from edgellm_converters.checkpoints.gguf_values import StoredType, ValueType
 from edgellm_converters.errors import CorruptFileError
+from edgellm_converters.tokenizers.charsmap import fault_of
 
 __all__ = ["TOKENIZERS", "check_vocabulary"]
 
@@ -106,7 +106,7 @@ def check_vocabulary(header: GGUFHeader) -> None:
         # Its line feed is looked up before the keys of ids are read, and may be the default one.
         if count <= DEFAULT_IDS["t5"]["unknown"]:
             _fail(header, f"a Unigram vocabulary of {count} tokens has no room for special ones")
-        check_charsmap(header)
+        _check_charsmap(header)
     _check_scores(header)
     _check_ids(header, model, count)
 
@@ -188,6 +188,12 @@ def _check_pieces(header: GGUFHeader, texts: list[bytes]) -> None:
         _fail(header, f"{key} has a token of {longest} bytes, more than {MAX_PIECE_BYTES}")
     if (total := sum(map(len, texts))) > MAX_PIECES_BYTES:
         _fail(header, f"{key} has {total} bytes, more than {MAX_PIECES_BYTES}")
+
+
+def _check_charsmap(header: GGUFHeader) -> None:
+    key = "tokenizer.ggml.precompiled_charsmap"
+    if key in header.metadata and (fault := fault_of(header.metadata.raw(key))):
+        _fail(header, f"{key} {fault}")
 
 
 def _check_byte_token(header: GGUFHeader, text: bytes) -> None:

@@ -13,6 +13,7 @@ from edgellm_converters.tokenizers.bpe import read_bpe
 from edgellm_converters.tokenizers.layout import write_layout
 from edgellm_converters.tokenizers.parts import Parts, note_flags, read_added
 from edgellm_converters.tokenizers.special import find_special, find_templates
+from edgellm_converters.tokenizers.unigram import read_unigram, unigram_words
 from edgellm_converters.tokenizers.vocabulary import Vocabulary
 from edgellm_converters.tokenizers.wordpiece import from_vocab_txt, read_wordpiece
 
@@ -68,7 +69,7 @@ def read_vocabulary(
     return replace(_READERS[kind](parts), **common)
 
 
-_READERS = {"BPE": read_bpe, "WordPiece": read_wordpiece}
+_READERS = {"BPE": read_bpe, "WordPiece": read_wordpiece, "Unigram": read_unigram}
 
 
 def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
@@ -83,6 +84,8 @@ def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> tuple[Path, dict[st
 
 def _words(path: Path, model: Mapping[str, Any]) -> dict[str, int]:
     """Check the vocabulary and give it by token."""
+    if model.get("type") == "Unigram":
+        return unigram_words(path, model.get("vocab"))
     words = model.get("vocab")
     if not isinstance(words, dict) or not words:
         raise ConfigError(f"{path}: model.vocab is no object with tokens")

@@ -7,6 +7,7 @@ and the matching flags of added tokens. A GGUF of another program lacks the key;
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +30,7 @@ def write_layout(tokenizer: Mapping[str, Any]) -> str:
     """Take out of a tokenizer.json what is kept: all but words and merges."""
     model = tokenizer["model"]
     kept: dict[str, object] = {part: tokenizer.get(part) for part in PARTS}
+    kept["normalizer"] = _with_table(kept["normalizer"], "")
     kept["model"] = {name: model[name] for name in MODEL_FLAGS if name in model}
     kept["added_tokens"] = [
         {"id": token["id"], "content": token["content"]}
@@ -38,13 +40,29 @@ def write_layout(tokenizer: Mapping[str, Any]) -> str:
     return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
 
 
-def read_layout(text: str | None, size: int) -> dict[str, Any] | None:
+def _with_table(normalizer: object, table: str) -> object:
+    """Write a normalizer with this table of replacements, which GGUF has a key for."""
+    if not isinstance(normalizer, dict):
+        return normalizer
+    steps = normalizer.get("normalizers")
+    if isinstance(steps, list):
+        return normalizer | {"normalizers": [_with_table(step, table) for step in steps]}
+    if normalizer.get("type") == "Precompiled":
+        return normalizer | {"precompiled_charsmap": table}
+    return normalizer
+
+
+def read_layout(text: str | None, size: int, charsmap: bytes = b"") -> dict[str, Any] | None:
     """Read a layout back, None if there is none or it does not fit a vocabulary of `size` ids.
+
+    `charsmap` is the table of replacements, for a normalizer that has one.
 
     The text comes from a file that anyone may have edited: a layout of a wrong form is passed over
     rather than believed.
     """
     if text is None or len(text) > MAX_CHARACTERS:
+        return None
+    if not charsmap and '"Precompiled"' in text:
         return None
     try:
         layout = parse_json(text.encode())
@@ -57,6 +75,8 @@ def read_layout(text: str | None, size: int) -> dict[str, Any] | None:
         return None
     if not all(layout.get(part) is None or isinstance(layout[part], dict) for part in PARTS):
         return None
+    table = base64.b64encode(charsmap).decode()
+    layout["normalizer"] = _with_table(layout.get("normalizer"), table)
     known = {*PARTS, "model", "added_tokens"}
     return {key: value for key, value in layout.items() if key in known}
 

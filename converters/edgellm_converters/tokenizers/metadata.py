@@ -6,6 +6,7 @@ from edgellm_converters.architectures.base import BOOL, TEXT, U32, Keys
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.checkpoints.gguf_values import StoredType, ValueType
 from edgellm_converters.errors import ConfigError, UnsupportedError
+from edgellm_converters.tokenizers.charsmap import fault_of
 from edgellm_converters.tokenizers.layout import KEY
 from edgellm_converters.tokenizers.pretokenizers import by_name
 from edgellm_converters.tokenizers.vocabulary import (
@@ -154,7 +155,10 @@ def _bytes(values: Values, key: str) -> bytes:
         isinstance(n, int) and -128 <= n <= 255 for n in found
     ):
         raise values.wrong(key, "a list of bytes")
-    return bytes(n & 255 for n in found)
+    table = bytes(n & 255 for n in found)
+    if fault := fault_of(table):
+        raise ConfigError(f"{values.path}: {values.prefix}{key} {fault}")
+    return table
 
 
 def _texts(values: Values, key: str, default: list[str] | None = None) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from edgellm_converters.tokenizers.layout import PARTS, read_layout
 from edgellm_converters.tokenizers.pretokenizers import by_name
 from edgellm_converters.tokenizers.sentencepiece import merges_from_scores
+from edgellm_converters.tokenizers.unigram import unigram_model, unigram_parts
 from edgellm_converters.tokenizers.vocabulary import (
     END_ROLES,
     END_TEXTS,
@@ -107,7 +108,16 @@ def _wordpiece(
     }
 
 
-_MODELS = {"gpt2": _bpe, "llama": _bpe, "bert": _wordpiece}
+def _unigram(
+    path: Path,  # noqa: ARG001
+    vocabulary: Vocabulary,
+    words: dict[str, int],
+    layout: Mapping[str, Any] | None,  # noqa: ARG001
+) -> dict[str, Any]:
+    return unigram_model(vocabulary, words)
+
+
+_MODELS = {"gpt2": _bpe, "llama": _bpe, "bert": _wordpiece, "t5": _unigram}
 
 
 def tokenizer_config(vocabulary: Vocabulary, context: int) -> dict[str, Any]:
@@ -148,7 +158,7 @@ def end_ids(vocabulary: Vocabulary) -> list[int]:
 
 def _fitting(vocabulary: Vocabulary) -> dict[str, Any] | None:
     """Give the stored layout if its added tokens are the vocabulary's."""
-    layout = read_layout(vocabulary.layout, len(vocabulary.tokens))
+    layout = read_layout(vocabulary.layout, len(vocabulary.tokens), vocabulary.charsmap)
     if layout is None:
         return None
     for token in layout["added_tokens"]:
@@ -226,6 +236,8 @@ def _parts(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
         }
     if vocabulary.model == "bert":
         return {"added_tokens": added, "post_processor": template} | wordpiece_parts(vocabulary)
+    if vocabulary.model == "t5":
+        return {"added_tokens": added, "post_processor": template} | unigram_parts(vocabulary)
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     prepend = {"type": "Prepend", "prepend": SPACE}
     decoders: list[dict[str, Any]] = [
