@@ -12,12 +12,8 @@ from typing import NoReturn
 
 from edgellm.models.check_parameters import architecture_of, check_parameters
 from edgellm.models.check_vocabulary import TOKENIZERS, check_vocabulary
-from edgellm_converters.checkpoints.gguf_header import (
-    GGUFHeader,
-    TensorInfo,
-    read_header,
-    refuse_split,
-)
+from edgellm_converters.checkpoints.gguf_header import GGUFHeader, TensorInfo, read_header
+from edgellm_converters.checkpoints.gguf_split import refuse_split
 from edgellm_converters.errors import CorruptFileError, UnsupportedError
 
 __all__ = ["check_model_file", "inspect_model_file"]

@@ -1,8 +1,9 @@
-"""A GGUF file as a checkpoint: tensors one at a time, raw or as float32."""
+"""A GGUF model, whole or in parts, as a checkpoint: tensors one at a time, raw or as float32."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -14,8 +15,8 @@ from edgellm_converters.checkpoints.gguf_header import (
     TensorInfo,
     open_regular,
     read_header,
-    refuse_split,
 )
+from edgellm_converters.checkpoints.gguf_split import read_parts
 from edgellm_converters.checkpoints.gguf_values import Metadata, StoredType, Value, ValueType
 from edgellm_converters.checkpoints.slabs import read_into
 
@@ -28,31 +29,34 @@ __all__ = [
     "Value",
     "ValueType",
     "read_header",
-    "refuse_split",
 ]
 
 
 class GGUFCheckpoint:
-    """An open GGUF file. A context manager; reading after `close` is an error.
+    """An open GGUF model. A context manager; reading after `close` is an error.
 
-    Tensors are read, not mapped: memory holds what the caller keeps, and a file that another
-    program cuts short is an error and no SIGBUS.
+    Any part of a split model opens all of them. `header` is the first part's with the tensors of
+    all; `files` are the parts. Tensors are read, not mapped: memory holds what the caller keeps,
+    and a file that another program cuts short is an error and no SIGBUS.
 
     Raises:
-        SourceNotFoundError: there is no such file.
-        CorruptFileError: the header breaks the format's rules.
-        UnsupportedError: the file is one part of several.
+        SourceNotFoundError: there is no such file, or a part is missing.
+        CorruptFileError: a header breaks the format's rules, or parts do not belong together.
     """
 
     def __init__(self, path: Path) -> None:
-        self.header = read_header(path)
-        refuse_split(self.header)
-        self._tensors = {tensor.name: tensor for tensor in self.header.tensors}
-        self._descriptor = open_regular(path)
+        parts = read_parts(path)
+        everything = tuple(tensor for part in parts for tensor in part.tensors)
+        self.header = replace(parts[0], tensors=everything)
+        self.files = tuple(part.path for part in parts)
+        self._tensors = {tensor.name: tensor for tensor in everything}
+        # One part is open at a time: there may be more of them than a process may open.
+        self._opened = self.path
+        self._descriptor = open_regular(self.path)
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The file; the first part of a split model."""
         return self.header.path
 
     @property
@@ -85,7 +89,8 @@ class GGUFCheckpoint:
         if not 0 <= start <= stop <= tensor.rows:
             raise IndexError(f"rows {start} to {stop} of {tensor.rows} of tensor {name}")
         blocks = np.empty((stop - start, tensor.row_bytes), dtype=np.uint8)
-        read_into(self._descriptor, blocks, tensor.offset + start * tensor.row_bytes, self.path)
+        offset = tensor.offset + start * tensor.row_bytes
+        read_into(self._open(tensor.path), blocks, offset, tensor.path)
         return blocks
 
     def load(self, name: str, *, threads: int = 1) -> npt.NDArray[np.float32]:
@@ -107,6 +112,14 @@ class GGUFCheckpoint:
         tensor = self._tensors[name]
         blocks = self.raw_rows(name, start, stop)
         return dequantize_rows(blocks, tensor.format, tensor.columns, threads)
+
+    def _open(self, path: Path) -> int:
+        """Give the descriptor of a part."""
+        if path != self._opened and self._descriptor >= 0:
+            descriptor = open_regular(path)
+            os.close(self._descriptor)
+            self._opened, self._descriptor = path, descriptor
+        return self._descriptor
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""

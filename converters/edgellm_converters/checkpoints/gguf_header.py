@@ -20,17 +20,16 @@ from pathlib import Path
 from typing import NoReturn
 
 from edgellm_converters.checkpoints.gguf_values import (
-    INTEGERS,
     SIZES,
     Metadata,
     StoredType,
     StoredValue,
     ValueType,
 )
-from edgellm_converters.errors import CorruptFileError, SourceNotFoundError, UnsupportedError
+from edgellm_converters.errors import CorruptFileError, SourceNotFoundError
 from edgellm_quant.formats import BY_TYPE, BlockFormat
 
-__all__ = ["GGUFHeader", "TensorInfo", "open_regular", "read_header", "refuse_split"]
+__all__ = ["GGUFHeader", "TensorInfo", "open_regular", "read_header"]
 
 # What a header may hold. The largest vocabularies in use (262,144 tokens with 514,906 merges) make
 # headers of 17 MB, the largest models have some 2,000 tensors; a header of all these limits at
@@ -55,12 +54,13 @@ U64 = struct.Struct("<Q")
 class TensorInfo:
     """One tensor: its `shape` in numpy's order (rows before columns), where its blocks lie.
 
-    `offset` is counted from the start of the file, `offset` and `nbytes` are in bytes.
+    `offset` is counted from the start of the file `path`; `offset` and `nbytes` are in bytes.
     """
 
     name: str
     shape: tuple[int, ...]
     format: BlockFormat
+    path: Path
     offset: int
     nbytes: int
 
@@ -133,27 +133,6 @@ def open_regular(path: Path) -> int:
         what = "a folder" if path.is_dir() else "no regular file"
         raise SourceNotFoundError(f"{path}: this is {what}; a file is needed")
     return descriptor
-
-
-def refuse_split(header: GGUFHeader) -> None:
-    """Refuse a file that is one part of several, whose other parts nobody has checked.
-
-    Raises:
-        CorruptFileError: `split.count` is no whole number.
-        UnsupportedError: `split.count` says that there is more than this file.
-    """
-    key = "split.count"
-    if key not in header.metadata:
-        return
-    kind = header.value_types[key]
-    if kind.kind not in INTEGERS:
-        raise CorruptFileError(header.path, f"{key} is of type {kind}, not a whole number")
-    count = header.metadata[key]
-    if count not in (0, 1):
-        raise UnsupportedError(
-            f"{header.path}: this file is one of {count} parts of a split model",
-            hint="join the parts first: llama-gguf-split --merge FIRST-PART WHOLE.gguf",
-        )
 
 
 class _Reader:
@@ -392,7 +371,7 @@ class _Reader:
                 self._fail(
                     f"the tensor {_short(name)} begins at {offset} of the data, not at {expected}"
                 )
-            tensors.append(TensorInfo(name, shape, block, data_offset + offset, nbytes))
+            tensors.append(TensorInfo(name, shape, block, self.path, data_offset + offset, nbytes))
             end = offset + nbytes
             expected = _padded(end, alignment)
         return tuple(tensors)

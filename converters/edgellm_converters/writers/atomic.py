@@ -9,13 +9,13 @@ import ctypes
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgellm_converters.errors import ConvertersError, OutputError
 
-__all__ = ["atomic_file", "atomic_folder", "check_target", "require_space"]
+__all__ = ["atomic_file", "atomic_files", "atomic_folder", "check_target", "require_space"]
 
 # What a Hugging Face folder of ours may hold; a folder with anything else is not replaced.
 OWN_NAMES = frozenset(
@@ -95,22 +95,79 @@ def atomic_file(target: Path, *, force: bool) -> Iterator[Path]:
     Raises:
         OutputError: the file cannot be written, or the target appeared meanwhile.
     """
-    with _mapped(target):
-        descriptor, name = tempfile.mkstemp(".partial", _hidden(target), target.parent)
-        os.close(descriptor)
-        temporary = Path(name)
+    with atomic_files((target,), force=force) as (temporary,):
+        yield temporary
+
+
+@contextmanager
+def atomic_files(targets: Sequence[Path], *, force: bool) -> Iterator[list[Path]]:
+    """Give temporary files that become `targets` (of one folder) when the block ends well.
+
+    What ends the process while they get their names leaves them without the first one: nothing
+    that looks whole.
+
+    Raises:
+        OutputError: a file cannot be written, or a target appeared meanwhile.
+    """
+    with _mapped(targets[0]):
+        temporaries: list[Path] = []
         try:
-            yield temporary
-            _sync(temporary)
-            temporary.chmod(0o666 & ~_umask())
-            if not force and target.exists():
-                raise OutputError(f"{target}: exists already", hint="--force replaces it")
-            temporary.replace(target)
+            for target in targets:
+                descriptor, name = tempfile.mkstemp(".partial", _hidden(target), target.parent)
+                os.close(descriptor)
+                temporaries.append(Path(name))
+            yield temporaries
+            for temporary in temporaries:
+                _sync(temporary)
+                temporary.chmod(0o666 & ~_umask())
+            if not force:
+                _refuse_existing(targets)
+            if len(targets) == 1:
+                temporaries[0].replace(targets[0])
+            else:
+                _give_names(temporaries, targets)
         except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
+            for temporary in temporaries:
+                with suppress(OSError):
+                    temporary.unlink()
             raise
-        _sync(target.parent)
+        _sync(targets[0].parent)
+
+
+def _refuse_existing(targets: Sequence[Path]) -> None:
+    for target in targets:
+        if target.exists():
+            raise OutputError(f"{target}: exists already", hint="--force replaces it")
+
+
+def _give_names(temporaries: Sequence[Path], targets: Sequence[Path]) -> None:
+    """Rename several files, the first one last; what they replace comes back if that fails.
+
+    Between the steps the first name is nobody's, so that old and new parts never look like one
+    model.
+    """
+    # What is noted before it is done can be undone whenever it is interrupted.
+    aside: list[tuple[Path, Path]] = []
+    named: list[Path] = []
+    try:
+        for temporary, target in zip(temporaries, targets, strict=True):
+            if target.exists() or target.is_symlink():
+                old = temporary.with_suffix(".old")
+                aside.append((old, target))
+                target.replace(old)
+        for temporary, target in reversed(list(zip(temporaries, targets, strict=True))):
+            named.append(target)
+            temporary.replace(target)
+    except BaseException:
+        for target in named:
+            target.unlink(missing_ok=True)
+        for old, target in reversed(aside):
+            with suppress(FileNotFoundError):
+                old.replace(target)
+        raise
+    for old, _ in aside:
+        with suppress(OSError):
+            old.unlink()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
+from edgellm_converters.checkpoints.gguf_split import ARCHITECTURE
 from edgellm_converters.checkpoints.gguf_values import CODES, StoredType, Value, ValueType
 from edgellm_converters.errors import UnsupportedError
 from edgellm_converters.writers.hashing import HashingFile
@@ -21,9 +22,20 @@ from edgellm_quant.formats import BlockFormat
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-__all__ = ["ARCHITECTURE", "Entries", "Packed", "TensorSpec", "gguf_file", "pack", "repack"]
-
-ARCHITECTURE = "general.architecture"
+__all__ = [
+    "ARCHITECTURE",
+    "Entries",
+    "OpenGGUF",
+    "Packed",
+    "TensorSpec",
+    "file_bytes",
+    "gguf_file",
+    "header_bytes",
+    "info_bytes",
+    "pack",
+    "padded",
+    "repack",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,28 @@ def repack(kind: StoredType, count: int, raw: bytes) -> Packed:
     if kind.element is None:
         return Packed(kind, raw)
     return Packed(kind, struct.pack("<IQ", kind.element, count) + raw)
+
+
+def file_bytes(entries: Mapping[str, Packed], tensors: Sequence[TensorSpec], alignment: int) -> int:
+    """Give the bytes of a whole file: header, padding and data."""
+    head = header_bytes(entries) + sum(info_bytes(tensor) for tensor in tensors)
+    data = sum(padded(tensor.nbytes, alignment) for tensor in tensors)
+    return padded(head, alignment) + data
+
+
+def header_bytes(entries: Mapping[str, Packed]) -> int:
+    """Give the bytes before the table of tensors: magic, version, two counts and the metadata."""
+    return 24 + sum(8 + len(key.encode()) + 4 + len(of.data) for key, of in entries.items())
+
+
+def info_bytes(tensor: TensorSpec) -> int:
+    """Give the bytes of a row of that table: name, dimensions and their number, type, offset."""
+    return 8 + len(tensor.name.encode()) + 4 + 8 * len(tensor.shape) + 4 + 8
+
+
+def padded(size: int, alignment: int) -> int:
+    """Give the next multiple of the alignment."""
+    return size + -size % alignment
 
 
 def _text(text: str) -> bytes:
@@ -147,6 +181,7 @@ def gguf_file(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
+        del writer  # it holds the whole vocabulary
         yield OpenGGUF(file, tensors, alignment)
 
 
