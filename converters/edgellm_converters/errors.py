@@ -6,6 +6,7 @@ ConvertersError
 ├── ConfigError           a config.json, tokenizer.json or metadata value missing or of a wrong kind
 ├── UnsupportedError      well formed, but an architecture, tokenizer, type or layout not known here
 ├── IncompletePlanError   source tensors that nothing uses, or outputs that nothing fills
+├── NotFiniteError        NaN or infinity among the weights, and nobody allowed it
 ├── RequantizeError       the source is quantized already and nobody asked for a second time
 └── OutputError           the target exists, or cannot be written
 """
@@ -19,6 +20,7 @@ __all__ = [
     "ConvertersError",
     "CorruptFileError",
     "IncompletePlanError",
+    "NotFiniteError",
     "OutputError",
     "RequantizeError",
     "SourceNotFoundError",
@@ -67,6 +69,10 @@ class UnsupportedError(ConvertersError):
 
 class IncompletePlanError(ConvertersError):
     """Source tensors that nothing uses, or outputs that nothing fills."""
+
+
+class NotFiniteError(ConvertersError):
+    """NaN or infinity among the weights, and nobody allowed it."""
 
 
 class RequantizeError(ConvertersError):

@@ -5,23 +5,27 @@ Nothing is written before the plan is complete, and nothing half-written ever ha
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgellm_converters.checked import CheckedTensors
 from edgellm_converters.errors import ConvertersError, SourceNotFoundError
 from edgellm_converters.sources import Source, open_source
 from edgellm_converters.streams import stream
 from edgellm_converters.targets import Choice, choose_dtypes, choose_formats
 from edgellm_converters.writers.atomic import (
-    atomic_file,
+    atomic_files,
     atomic_folder,
+    check_place,
     check_target,
     require_space,
 )
-from edgellm_converters.writers.gguf import TensorSpec, gguf_file
+from edgellm_converters.writers.gguf import TensorSpec
+from edgellm_converters.writers.gguf_split import gguf_parts, plan_parts
 from edgellm_converters.writers.huggingface import (
     HuggingFaceSpec,
     huggingface_folder,
@@ -29,7 +33,15 @@ from edgellm_converters.writers.huggingface import (
 )
 from edgellm_quant.formats import FORMATS
 
-__all__ = ["DTYPES", "ConversionResult", "Fallback", "Progress", "convert", "target_kind"]
+__all__ = [
+    "DTYPES",
+    "ConversionResult",
+    "Fallback",
+    "Progress",
+    "WrittenPart",
+    "convert",
+    "target_kind",
+]
 
 DTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
 
@@ -51,12 +63,22 @@ class Fallback:
 
 
 @dataclass(frozen=True, slots=True)
+class WrittenPart:
+    """One file of a split model."""
+
+    output: Path
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConversionResult:
     """What was written.
 
     `bytes` and `sha256` are those of the file; of a folder, the sum of its files and the digest of
-    what `sha256sum *` prints in it. `bits_per_weight` is 0 where there are no weights. `types`
-    counts tensors by format. `notes` are sentences on what the target cannot say.
+    what `sha256sum *` prints in it. Of a split model, `output` is the first part, and the two are
+    those of all `parts`; of others, `parts` is empty. `bits_per_weight` is 0 where there are no
+    weights. `types` counts tensors by format. `notes` are sentences on what the target cannot say.
     """
 
     source: Path
@@ -72,6 +94,7 @@ class ConversionResult:
     fallbacks: tuple[Fallback, ...]
     notes: tuple[str, ...]
     seconds: float
+    parts: tuple[WrittenPart, ...] = ()
 
 
 def convert(
@@ -82,6 +105,8 @@ def convert(
     dtype: str = "auto",
     recipe: str | None = None,
     requantize: bool = False,
+    allow_nan: bool = False,
+    split_size: int | None = None,
     force: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -95,6 +120,8 @@ def convert(
         dtype: one of `DTYPES`; "auto" keeps the source's (quantized ones become f32 in a folder).
         recipe: a quantization recipe of `edgellm_quant.recipes`, in place of `dtype`; only to GGUF.
         requantize: quantize a source that is quantized already.
+        allow_nan: convert NaN and infinity as they are, where the format can hold them.
+        split_size: write GGUF in parts of at most so many bytes, if it is larger.
         force: replace a target that exists.
         threads: cores to use, None for all.
         progress: called as the data is written.
@@ -114,14 +141,34 @@ def convert(
             "a Hugging Face folder holds no quantized tensors",
             hint="choose f32, f16 or bf16, or write GGUF",
         )
+    if split_size is not None and (to == "hf" or split_size < 1):
+        raise ConvertersError(
+            f"parts of {split_size} bytes cannot be written",
+            hint="only GGUF is split by size, into parts of at least a byte",
+        )
     if not source.exists():
         raise SourceNotFoundError(f"{source}: there is no such file or folder")
-    check_target(target, folder=to == "hf", force=force, source=source)
+    if split_size is not None:
+        check_place(target)  # which parts there will be says the plan
+    else:
+        check_target(target, folder=to == "hf", force=force, source=source)
     with open_source(source) as opened:
         if to == "hf":
-            return _to_folder(opened, target, dtype, force, threads, progress, started)
+            return _to_folder(opened, target, dtype, allow_nan, force, threads, progress, started)
         name = recipe if recipe is not None else ("Q8_0" if dtype == "q8_0" else None)
-        return _to_gguf(opened, target, dtype, name, requantize, force, threads, progress, started)
+        return _to_gguf(
+            opened,
+            target,
+            dtype,
+            name,
+            requantize,
+            allow_nan,
+            split_size,
+            force,
+            threads,
+            progress,
+            started,
+        )
 
 
 def target_kind(target: Path, to: str | None) -> str:
@@ -135,6 +182,8 @@ def _to_gguf(
     dtype: str,
     recipe: str | None,
     requantize: bool,
+    allow_nan: bool,
+    split_size: int | None,
     force: bool,
     threads: int | None,
     progress: Progress | None,
@@ -150,29 +199,40 @@ def _to_gguf(
     made = [TensorSpec(name, array.shape, FORMATS["F32"]) for name, array in plan.generated.items()]
     everything = [*made, *specs]
     total = sum(spec.nbytes for spec in everything)
-    size = total + sum(len(packed.data) for packed in entries.values())
-    require_space(target, size)
+    parts = plan_parts(target, entries, everything, source.alignment, split_size)
+    outputs = [part.path for part in parts]
+    for output in outputs:
+        for file in source.files:
+            check_target(output, folder=False, force=force, source=file)
+    require_space(target, total + sum(len(packed.data) for packed in entries.values()))
     report = _Report(progress, total)
+    tensors = CheckedTensors(source.tensors, allow=allow_nan)
     with (
-        atomic_file(target, force=force) as temporary,
-        gguf_file(temporary, entries, everything, source.alignment) as writer,
+        atomic_files(outputs, force=force) as temporaries,
+        gguf_parts(parts, temporaries, source.alignment) as writer,
     ):
+        # What was written is not kept: a vocabulary can be larger than a slab of weights.
         entries.clear()
+        parts.clear()
         for array in plan.generated.values():
             writer.begin()
             writer.write(array)
         for step, fmt in zip(plan.steps, choice.formats, strict=True):
             writer.begin()
-            for slab in stream(source.tensors, step, fmt, threads=threads):
+            for slab in stream(tensors, step, fmt, threads=threads, allow_nan=allow_nan):
                 writer.write(slab)
                 report(slab.nbytes)
-        digest, written = writer.finish()
+        files = [
+            WrittenPart(output, size, digest)
+            for output, (digest, size) in zip(outputs, writer.finish(), strict=True)
+        ]
     parameters = sum(spec.parameters for spec in specs)
+    written = sum(file.bytes for file in files)
     return ConversionResult(
         source=source.path,
-        output=target,
+        output=outputs[0],
         bytes=written,
-        sha256=digest,
+        sha256=files[0].sha256 if len(files) == 1 else _digest(files),
         architecture=plan.architecture,
         tensors=len(everything),
         parameters=parameters,
@@ -182,15 +242,23 @@ def _to_gguf(
         fallbacks=tuple(
             Fallback(name, wanted, used, reason) for name, wanted, used, reason in choice.fallbacks
         ),
-        notes=tuple(plan.notes),
+        notes=(*plan.notes, *tensors.notes),
         seconds=time.monotonic() - started,
+        parts=tuple(files) if len(files) > 1 else (),
     )
+
+
+def _digest(files: Sequence[WrittenPart]) -> str:
+    """Give the sha256 of what `sha256sum` prints for the parts."""
+    lines = "".join(f"{file.sha256}  {file.output.name}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _to_folder(
     source: Source,
     target: Path,
     dtype: str,
+    allow_nan: bool,
     force: bool,
     threads: int | None,
     progress: Progress | None,
@@ -205,6 +273,7 @@ def _to_folder(
     total = sum(spec.nbytes for spec in specs)
     require_space(target, total + MARGIN)
     report = _Report(progress, total)
+    tensors = CheckedTensors(source.tensors, allow=allow_nan)
     files = source.folder_files(plan, dtypes)
     with (
         atomic_folder(target, force=force) as folder,
@@ -215,7 +284,8 @@ def _to_folder(
         files.clear()
         for step, each in zip(plan.steps, dtypes, strict=True):
             writer.begin()
-            for slab in stream(source.tensors, step, FORMATS[each], threads=threads):
+            fmt = FORMATS[each]
+            for slab in stream(tensors, step, fmt, threads=threads, allow_nan=allow_nan):
                 writer.write(slab)
                 report(slab.nbytes)
         digest, written = writer.finish()
@@ -232,7 +302,7 @@ def _to_folder(
         types=_count([spec.dtype for spec in specs]),
         recipe=None,
         fallbacks=(),
-        notes=tuple(plan.notes),
+        notes=(*plan.notes, *tensors.notes),
         seconds=time.monotonic() - started,
     )
 

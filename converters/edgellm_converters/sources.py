@@ -16,6 +16,13 @@ from edgellm_converters.architectures.base import TEXT, U32, Keys, Side
 from edgellm_converters.architectures.scaling import VECTORS, restore_scaling
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
+from edgellm_converters.checkpoints.gguf_split import (
+    ARCHITECTURE,
+    SPLIT_COUNT,
+    SPLIT_NUMBER,
+    SPLIT_TENSORS,
+)
+from edgellm_converters.checkpoints.quantized import decode_checkpoint
 from edgellm_converters.checkpoints.safetensors import SafetensorsCheckpoint
 from edgellm_converters.errors import (
     ConfigError,
@@ -36,7 +43,7 @@ from edgellm_converters.targets import Choice
 from edgellm_converters.tokenizers.huggingface import read_vocabulary
 from edgellm_converters.tokenizers.metadata import vocabulary_from_metadata, vocabulary_keys
 from edgellm_converters.tokenizers.rebuild import end_ids, tokenizer_config, tokenizer_json
-from edgellm_converters.writers.gguf import ARCHITECTURE, Entries, pack, repack
+from edgellm_converters.writers.gguf import Entries, pack, repack
 from edgellm_quant.recipes import ModelFacts
 
 __all__ = ["GGUFSource", "HuggingFaceSource", "Plan", "Source", "open_source"]
@@ -47,7 +54,7 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 # Keys that belong to the source's own file, not to the model.
-LEFT_OUT = ("split.no", "split.count", "split.tensors.count")
+LEFT_OUT = (SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +72,13 @@ class Plan:
 
 
 class Source(Protocol):
-    """An open checkpoint that can be written as GGUF or as a Hugging Face folder."""
+    """An open checkpoint that can be written as GGUF or as a Hugging Face folder.
+
+    `files` are those that must not be written over.
+    """
 
     path: Path
+    files: tuple[Path, ...]
     tensors: Tensors
     alignment: int
 
@@ -114,6 +125,7 @@ class HuggingFaceSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.files: tuple[Path, ...] = (path,)
         file = path / "config.json"
         if not file.exists():
             inside = sorted(path.glob("*.gguf"))
@@ -122,15 +134,13 @@ class HuggingFaceSource:
         self._raw_config = read_object(file)
         self._config = Values(file, self._raw_config)
         self._architecture = self._find(file)
-        if "quantization_config" in self._config:
-            raise UnsupportedError(
-                f"{file}: the checkpoint is quantized (quantization_config); weights in F32, F16 "
-                "or BF16 are needed"
-            )
         self._notes: list[str] = []
         self._decoder = self._architecture.from_config(self._config, self._notes)
+        checkpoint = SafetensorsCheckpoint.open(path)
+        decoded = decode_checkpoint(self._config, checkpoint)
+        self._notes += decoded.notes
         self.tensors: Tensors = HuggingFaceTensors(
-            path, SafetensorsCheckpoint.open(path), self._architecture.canonical
+            path, checkpoint, self._architecture.canonical, decoded
         )
 
     def _find(self, file: Path) -> Architecture:
@@ -211,6 +221,7 @@ class GGUFSource:
     def __init__(self, checkpoint: GGUFCheckpoint) -> None:
         self._header = checkpoint.header
         self.path = checkpoint.path
+        self.files: tuple[Path, ...] = checkpoint.files
         self.tensors: Tensors = GGUFTensors(checkpoint)
         self.alignment = checkpoint.header.alignment
         self._metadata = Values(self.path, checkpoint.header.metadata)

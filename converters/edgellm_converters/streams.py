@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
+from edgellm_converters.checkpoints.quantized import Decoded
 from edgellm_converters.checkpoints.safetensors import SafetensorsCheckpoint
 from edgellm_converters.errors import ConfigError, UnsupportedError
+from edgellm_converters.finite import recode_not_finite
 from edgellm_converters.plan import Change, Piece, Step
 from edgellm_quant.errors import QuantError, UnknownTypeError
 from edgellm_quant.formats import FORMATS, BlockFormat
@@ -43,6 +45,10 @@ class Tensors(Protocol):
         """Give the format in which `rows` gives a tensor."""
         ...
 
+    def published(self, name: str) -> BlockFormat:
+        """Give the format in which the weights are meant to be kept; mostly that of `rows`."""
+        ...
+
     def rows(self, name: str, start: int, stop: int) -> Bytes:
         """Read rows: uint8 (stop - start, row_bytes). A vector is one row."""
         ...
@@ -62,6 +68,10 @@ class GGUFTensors:
         """Give the format of a tensor."""
         return self._checkpoint.info(name).format
 
+    def published(self, name: str) -> BlockFormat:
+        """Give the format of a tensor."""
+        return self.format(name)
+
     def rows(self, name: str, start: int, stop: int) -> Bytes:
         """Read rows of blocks."""
         return self._checkpoint.raw_rows(name, start, stop)
@@ -70,7 +80,8 @@ class GGUFTensors:
 class HuggingFaceTensors:
     """The tensors of a Hugging Face folder; float64 ones are rounded to float32.
 
-    `canonical` gives the name under which the rules know a tensor.
+    `canonical` gives the name under which the rules know a tensor; `decoded` are the weights that
+    have to be computed.
 
     Raises:
         ConfigError: two tensors go by one name.
@@ -81,16 +92,21 @@ class HuggingFaceTensors:
         path: Path,
         checkpoint: SafetensorsCheckpoint,
         canonical: Callable[[str], str] = str,
+        decoded: Decoded | None = None,
     ) -> None:
         self._checkpoint = checkpoint
         self.path = path
         self._names: dict[str, str] = {}
-        for name in checkpoint.tensors:
+        decoded = decoded or Decoded()
+        self._decoded = decoded.weights
+        plain = (name for name in checkpoint.tensors if name not in decoded.hidden)
+        for name in dict.fromkeys((*plain, *self._decoded)):
             known = self._names.setdefault(canonical(name), name)
             if known != name:
                 raise ConfigError(f"{path}: {known} and {name} are two names of one tensor")
         self.shapes: Mapping[str, tuple[int, ...]] = {
-            known: checkpoint.tensors[name].shape for known, name in self._names.items()
+            known: (self._decoded.get(name) or checkpoint.tensors[name]).shape
+            for known, name in self._names.items()
         }
 
     def format(self, name: str) -> BlockFormat:
@@ -99,6 +115,8 @@ class HuggingFaceTensors:
         Raises:
             UnsupportedError: the tensor holds no such numbers.
         """
+        if self._names[name] in self._decoded:
+            return FORMATS["F32"]
         tensor = self._checkpoint.tensors[self._names[name]]
         if tensor.dtype in ("F32", "F16", "BF16"):
             return FORMATS[tensor.dtype]
@@ -110,20 +128,27 @@ class HuggingFaceTensors:
             hint="a checkpoint that is quantized already cannot be converted here",
         )
 
+    def published(self, name: str) -> BlockFormat:
+        """Give the format of a tensor, or the one that a decoded weight is computed with."""
+        weight = self._decoded.get(self._names[name])
+        return self.format(name) if weight is None else FORMATS[weight.published]
+
     def rows(self, name: str, start: int, stop: int) -> Bytes:
         """Read rows of numbers as their bytes."""
         name = self._names[name]
+        if name in self._decoded:
+            return self._decoded[name].rows(start, stop).view(np.uint8)
         if self._checkpoint.tensors[name].dtype == "F64":
             return self._checkpoint.load_rows(name, start, stop).view(np.uint8)
         return self._checkpoint.raw_rows(name, start, stop).view(np.uint8)
 
 
 def step_format(tensors: Tensors, step: Step) -> BlockFormat:
-    """Give the format in which a step's values are there: that of all its pieces, else F32.
+    """Give the format in which a step's values are kept: that of all its pieces, else F32.
 
     What is computed with (transposed rows of blocks) comes out as F32 too.
     """
-    found = {tensors.format(piece.source) for piece in step.pieces}
+    found = {tensors.published(piece.source) for piece in step.pieces}
     first = next(iter(found))
     if len(found) > 1 or (first.is_quantized and not step.moves_rows):
         return FORMATS["F32"]
@@ -131,11 +156,17 @@ def step_format(tensors: Tensors, step: Step) -> BlockFormat:
 
 
 def stream(
-    tensors: Tensors, step: Step, target: BlockFormat, *, threads: int | None = None
+    tensors: Tensors,
+    step: Step,
+    target: BlockFormat,
+    *,
+    threads: int | None = None,
+    allow_nan: bool = False,
 ) -> Iterator[npt.NDArray[Any]]:
     """Give the blocks of one tensor of the target, a slab of rows after the other.
 
-    Bytes are copied where the format stays, so that nothing can change on the way.
+    Bytes are copied where the format stays, so that nothing can change on the way. `allow_nan` lets
+    NaN and infinity pass where the target is a plain format.
 
     Raises:
         CorruptFileError: the source ends early.
@@ -148,7 +179,7 @@ def stream(
         yield recode_rows(zeros, FORMATS["F32"], target, columns, threads=threads)
     for piece in step.pieces:
         try:
-            yield from _stream(tensors, piece, target, threads)
+            yield from _stream(tensors, piece, target, threads, allow_nan)
         except QuantError as error:
             what = f"{tensors.path}: tensor {piece.source}: {error}"
             if isinstance(error, UnknownTypeError):
@@ -157,12 +188,12 @@ def stream(
 
 
 def _stream(
-    tensors: Tensors, piece: Piece, target: BlockFormat, threads: int | None
+    tensors: Tensors, piece: Piece, target: BlockFormat, threads: int | None, allow_nan: bool
 ) -> Iterator[npt.NDArray[Any]]:
     source = tensors.format(piece.source)
     if Change.TRANSPOSE in piece.changes or piece.vector:
         read = _vector if piece.vector else _transposed
-        yield _recoded(read(tensors, piece, source), piece, source, target, threads)
+        yield _recoded(read(tensors, piece, source), piece, source, target, threads, allow_nan)
         return
     unit = piece.head_dim or 1
     slab = max(1, SLAB_VALUES // (piece.columns * unit)) * unit
@@ -171,7 +202,7 @@ def _stream(
         blocks = tensors.rows(piece.source, start, min(start + slab, stop))
         if piece.head_dim:
             blocks = _reorder(blocks, piece)
-        yield _recoded((blocks, piece.columns), piece, source, target, threads)
+        yield _recoded((blocks, piece.columns), piece, source, target, threads, allow_nan)
 
 
 def _recoded(
@@ -180,6 +211,7 @@ def _recoded(
     source: BlockFormat,
     target: BlockFormat,
     threads: int | None,
+    allow_nan: bool,
 ) -> Bytes:
     """Give rows in the target's format; blocks that were transposed come as F32."""
     blocks, columns = read
@@ -191,6 +223,9 @@ def _recoded(
         blocks, source = (values + np.float32(shift)).view(np.uint8), FORMATS["F32"]
     if source == target:
         return blocks
+    if allow_nan and not target.is_quantized:
+        blocks = recode_rows(blocks, source, FORMATS["F32"], columns, threads=threads)
+        return recode_not_finite(blocks, target, columns, threads)
     return recode_rows(blocks, source, target, columns, threads=threads)
 
 

@@ -22,6 +22,8 @@ def convert(
     bits: int | None = None,
     type: str | None = None,
     requantize: bool = False,
+    allow_nan: bool = False,
+    split_size: int | None = None,
     force: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -36,6 +38,8 @@ def convert(
         bits: quantize to about so many bits, 2 to 8; excludes `type` and `dtype`.
         type: quantize to this type ("Q4_K_M", in any case); excludes `bits` and `dtype`.
         requantize: quantize a source that is quantized already.
+        allow_nan: convert NaN and infinity as they are, where the type can hold them.
+        split_size: write a larger GGUF file in parts of at most so many bytes.
         force: replace `output` if it exists.
         threads: cores to use; None for all.
         progress: called with bytes written and bytes in all.
@@ -61,7 +65,10 @@ def convert(
             "a Hugging Face folder holds no quantized tensors",
             hint="choose f32, f16 or bf16, or write GGUF: -o NAME.gguf",
         )
+    if split_size is not None and target_kind(Path(output), to) != "gguf":
+        raise UsageError("only GGUF is split by size", hint="write GGUF: -o NAME.gguf")
     check_threads(threads)
+    check_split(split_size)
     return run(
         source_path(source),
         Path(output),
@@ -69,6 +76,8 @@ def convert(
         dtype=dtype,
         recipe=recipe,
         requantize=requantize,
+        allow_nan=allow_nan,
+        split_size=split_size,
         force=force,
         threads=threads,
         progress=progress,
@@ -83,6 +92,16 @@ def check_threads(threads: int | None) -> None:
     """
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads cannot work; give at least 1")
+
+
+def check_split(split_size: int | None) -> None:
+    """Refuse parts of less than a byte.
+
+    Raises:
+        UsageError: it is below 1.
+    """
+    if split_size is not None and split_size < 1:
+        raise UsageError(f"parts of {split_size} bytes hold nothing", hint="for example: 2GB")
 
 
 def source_path(source: str | Path) -> Path:

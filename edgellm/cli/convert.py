@@ -11,7 +11,7 @@ import click
 from edgellm.cli.main import printable
 from edgellm.cli.options import echo_json, json_option, option
 from edgellm.cli.progress import ProgressBar, terminated_like_interrupted
-from edgellm.cli.sizes import human_bytes, human_count
+from edgellm.cli.sizes import human_bytes, human_count, size_option
 
 if TYPE_CHECKING:
     from edgellm_converters.pipeline import ConversionResult
@@ -28,6 +28,15 @@ def quantization_options(function: F) -> F:
         json_option,
         option("-t", "--threads", type=click.IntRange(1), help="Cores to use.  [default: all]"),
         option("--force", is_flag=True, help="Replace the output if it exists."),
+        option(
+            "--split-size",
+            callback=size_option,
+            metavar="SIZE",
+            help="Write a larger GGUF file in parts of at most SIZE, such as 2GB or 500MB.",
+        ),
+        option(
+            "--allow-nan", is_flag=True, help="Convert weights with NaN or infinity as they are."
+        ),
         option("--requantize", is_flag=True, help="Quantize a source that is quantized already."),
         option(
             "--type",
@@ -75,6 +84,8 @@ def command(
     bits: int | None,
     type_name: str | None,
     requantize: bool,
+    allow_nan: bool,
+    split_size: int | None,
     force: bool,
     threads: int | None,
     as_json: bool,
@@ -103,6 +114,8 @@ def command(
                 bits=bits,
                 type=type_name,
                 requantize=requantize,
+                allow_nan=allow_nan,
+                split_size=split_size,
                 force=force,
                 threads=threads,
                 progress=bar,
@@ -130,6 +143,10 @@ def _json(result: ConversionResult) -> dict[str, Any]:
         "output": str(result.output),
         "bytes": result.bytes,
         "sha256": result.sha256,
+        "parts": [
+            {"output": str(part.output), "bytes": part.bytes, "sha256": part.sha256}
+            for part in result.parts
+        ],
         "architecture": result.architecture,
         "tensors": result.tensors,
         "parameters": result.parameters,
@@ -161,7 +178,14 @@ def _summary(result: ConversionResult, bits: int | None) -> list[str]:
         f"{human_bytes(result.bytes)}, {result.bits_per_weight:.2f} bits a weight"
     )
     lines.append(f"  {result.tensors} tensors: {types}; {result.seconds:.1f} s")
-    lines.append(f"  sha256 {result.sha256}")
+    if result.parts:
+        lines.append(f"  {len(result.parts)} parts; the first one opens them all")
+        lines.extend(
+            f"  sha256 {part.sha256}  {part.output.name}, {human_bytes(part.bytes)}"
+            for part in result.parts
+        )
+    else:
+        lines.append(f"  sha256 {result.sha256}")
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for fallback in result.fallbacks:
         key = (fallback.wanted, fallback.used, fallback.reason)

@@ -2,9 +2,42 @@
 
 from __future__ import annotations
 
-__all__ = ["human_bytes", "human_count"]
+import re
+
+import click
+
+__all__ = ["human_bytes", "human_count", "parse_bytes", "size_option"]
 
 _STEPS = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
+_SIZE = re.compile(r"(\d{1,15})(?:\.(\d{1,9}))?\s*(?:([KMGT])(I?))?B?", re.IGNORECASE)
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size: "2GB" and "2G" are 2 * 10^9 bytes, "2GiB" 2 * 2^30, "500" 500 bytes.
+
+    Raises:
+        ValueError: it is no size, or less than a byte.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no size, such as 2GB or 500MB")
+    whole, fraction, letter, binary = (part or "" for part in found.groups())
+    power = " KMGT".index(letter.upper() or " ")
+    unit: int = (1024 if binary else 1000) ** power
+    size: int = int(whole + fraction) * unit // 10 ** len(fraction)
+    if size < 1:
+        raise ValueError(f"{text!r} is less than a byte")
+    return size
+
+
+def size_option(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """Read a size that was typed: the callback of an option."""
+    if value is None:
+        return None
+    try:
+        return parse_bytes(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def human_bytes(count: int) -> str:

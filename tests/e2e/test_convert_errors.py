@@ -129,9 +129,9 @@ CASES: dict[str, tuple[Change, type[errors.ConvertersError], list[str]]] = {
         ["dynamic"],
     ),
     "quantized checkpoint": (
-        edit("config.json", quantization_config={"quant_method": "gptq"}),
+        edit("config.json", quantization_config={"quant_method": "bitsandbytes"}),
         errors.UnsupportedError,
-        ["quantization_config"],
+        ["quantization_config", "bitsandbytes"],
     ),
     "shorter weights": (cut, errors.CorruptFileError, ["model.safetensors"]),
     "missing tensor": (

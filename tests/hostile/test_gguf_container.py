@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint, ValueType, read_header
-from edgellm_converters.errors import CorruptFileError, SourceNotFoundError, UnsupportedError
+from edgellm_converters.errors import CorruptFileError, SourceNotFoundError
 from hostile import ggufbytes as g
 
 HUGE = (1 << 64) - 1
@@ -266,19 +266,6 @@ def pipe(tmp_path: Path) -> Path:
 def test_no_regular_file(make: Callable[[Path], Path], tmp_path: Path) -> None:
     with pytest.raises(SourceNotFoundError):
         read_header(make(tmp_path))
-
-
-def test_split_file_is_refused_with_a_hint(tmp_path: Path) -> None:
-    path = tmp_path / "part.gguf"
-    path.write_bytes(g.small().with_pair(g.pair("split.count", g.U16, 3)).build())
-    with pytest.raises(UnsupportedError, match="one of 3 parts") as caught:
-        GGUFCheckpoint(path)
-    assert caught.value.hint
-    path.write_bytes(g.small().with_pair(g.pair("split.count", g.STRING, "3")).build())
-    with pytest.raises(CorruptFileError, match=r"split\.count"):
-        GGUFCheckpoint(path)
-    path.write_bytes(g.small().with_pair(g.pair("split.count", g.U16, 1)).build())
-    GGUFCheckpoint(path).close()
 
 
 def test_rows_out_of_range(tmp_path: Path) -> None:

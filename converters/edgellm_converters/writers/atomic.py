@@ -15,7 +15,14 @@ from pathlib import Path
 
 from edgellm_converters.errors import ConvertersError, OutputError
 
-__all__ = ["atomic_file", "atomic_files", "atomic_folder", "check_target", "require_space"]
+__all__ = [
+    "atomic_file",
+    "atomic_files",
+    "atomic_folder",
+    "check_place",
+    "check_target",
+    "require_space",
+]
 
 # What a Hugging Face folder of ours may hold; a folder with anything else is not replaced.
 OWN_NAMES = frozenset(
@@ -31,6 +38,18 @@ OWN_NAMES = frozenset(
 )
 
 
+def check_place(target: Path) -> None:
+    """Refuse a target without a name, or in no folder.
+
+    Raises:
+        OutputError: it is one.
+    """
+    if target.name in ("", "-", ".."):
+        raise OutputError(f"{target}: a name is needed for what is written")
+    if not target.parent.is_dir():
+        raise OutputError(f"{target}: the folder {target.parent} does not exist")
+
+
 def check_target(target: Path, *, folder: bool, force: bool, source: Path | None = None) -> None:
     """Refuse a target that cannot or must not be written, before any work is done.
 
@@ -38,11 +57,7 @@ def check_target(target: Path, *, folder: bool, force: bool, source: Path | None
         OutputError: it exists and `force` is not given, is the source, is of the other kind, holds
             files that are not ours, or its parent folder is missing.
     """
-    parent = target.parent
-    if target.name in ("", "-", ".."):
-        raise OutputError(f"{target}: a name is needed for what is written")
-    if not parent.is_dir():
-        raise OutputError(f"{target}: the folder {parent} does not exist")
+    check_place(target)
     if source is not None and target.exists() and target.samefile(source):
         raise OutputError(f"{target}: this is the source; give another name")
     if target.is_symlink() and not target.exists():

@@ -68,7 +68,7 @@ def plan_parts(
         OutputError: the metadata or a tensor alone is larger, or there would be too many parts.
     """
     if most is None or file_bytes(entries, tensors, alignment) <= most:
-        return [Part(target, entries, tensors)]
+        return [Part(target, dict(entries), tensors)]
     number = len(tensors)
     repeated = {key: entries[key] for key in REPEATED if key in entries}
     # The numbers take the same bytes whatever they are.
