@@ -11,7 +11,7 @@ import numpy.typing as npt
 from edgellm_converters.errors import NotFiniteError
 from edgellm_converters.finite import INFINITY, is_finite, not_finite, spell
 from edgellm_converters.streams import SLAB_VALUES, Tensors
-from edgellm_quant.formats import BlockFormat
+from edgellm_quant.formats import FORMATS, Format
 
 __all__ = ["CheckedTensors"]
 
@@ -42,11 +42,11 @@ class CheckedTensors:
         """The shape of each tensor."""
         return self._tensors.shapes
 
-    def format(self, name: str) -> BlockFormat:
+    def format(self, name: str) -> Format:
         """Give the format in which `rows` gives a tensor."""
         return self._tensors.format(name)
 
-    def published(self, name: str) -> BlockFormat:
+    def published(self, name: str) -> Format:
         """Give the format in which the weights were published."""
         return self._tensors.published(name)
 
@@ -75,17 +75,17 @@ class CheckedTensors:
         """Sentences on what was found."""
         return [self._sentence(name) for name in self._first]
 
-    def _note(self, name: str, start: int, blocks: Bytes, fmt: BlockFormat) -> None:
+    def _note(self, name: str, start: int, blocks: Bytes, fmt: Format) -> None:
         bad = not_finite(blocks, fmt)
         # A tensor that is put together anew may be read in pieces that overlap.
         self._counts.setdefault(name, {})[start] = int(np.count_nonzero(bad))
         if name not in self._first:
             row, column = (int(at) for at in np.argwhere(bad)[0])
-            width = fmt.type_size
+            width = FORMATS[fmt.name].type_size
             cell = np.ascontiguousarray(blocks[row, column * width : (column + 1) * width])
             self._first[name] = f"row {start + row}, column {column} ({spell(cell, fmt)})"
 
-    def _count_rest(self, name: str, start: int, fmt: BlockFormat) -> None:
+    def _count_rest(self, name: str, start: int, fmt: Format) -> None:
         """Look at the rows behind the first bad ones, so that a person gets the whole number."""
         shape = self.shapes[name]
         rows = 1

@@ -6,17 +6,22 @@ Nothing is written before the plan is complete, and nothing half-written ever ha
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy.typing as npt
+
+from edgellm_converters.architectures.base import Side
 from edgellm_converters.checked import CheckedTensors
 from edgellm_converters.errors import ConvertersError, SourceNotFoundError
-from edgellm_converters.sources import Source, open_source
-from edgellm_converters.streams import stream
-from edgellm_converters.targets import Choice, choose_dtypes, choose_formats
+from edgellm_converters.sources import Plan, Source, open_source
+from edgellm_converters.streams import Recoder, step_format, stream
+from edgellm_converters.targets import Choice, Wish, choose_formats
 from edgellm_converters.writers.atomic import (
     atomic_files,
     atomic_folder,
@@ -24,24 +29,26 @@ from edgellm_converters.writers.atomic import (
     check_target,
     require_space,
 )
+from edgellm_converters.writers.folder import FolderSpec, tensor_folder, write_json
 from edgellm_converters.writers.gguf import TensorSpec
 from edgellm_converters.writers.gguf_split import gguf_parts, plan_parts
-from edgellm_converters.writers.huggingface import (
-    HuggingFaceSpec,
-    huggingface_folder,
-    write_json,
-)
-from edgellm_quant.formats import FORMATS
+from edgellm_quant.formats import FORMATS, BlockFormat, Format
+from edgellm_quant.mlx_recipes import MLXRecipe
 
 __all__ = [
     "DTYPES",
+    "KINDS",
     "ConversionResult",
     "Fallback",
     "Progress",
+    "Repack",
     "WrittenPart",
     "convert",
     "target_kind",
 ]
+
+KINDS = tuple(side.value for side in Side)
+"""What `to` may say."""
 
 DTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
 
@@ -60,6 +67,21 @@ class Fallback:
     wanted: str
     used: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repack:
+    """What became of a quantized tensor in another quantized format.
+
+    `how` is "exact" (every value is what it was), "near" (up to `error`, the largest difference of
+    a value) or "requantized".
+    """
+
+    tensor: str
+    source: str
+    used: str
+    how: str
+    error: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +114,7 @@ class ConversionResult:
     types: Mapping[str, int]
     recipe: str | None
     fallbacks: tuple[Fallback, ...]
+    repacks: tuple[Repack, ...]
     notes: tuple[str, ...]
     seconds: float
     parts: tuple[WrittenPart, ...] = ()
@@ -104,6 +127,7 @@ def convert(
     to: str | None = None,
     dtype: str = "auto",
     recipe: str | None = None,
+    mlx: MLXRecipe | None = None,
     requantize: bool = False,
     allow_nan: bool = False,
     split_size: int | None = None,
@@ -114,11 +138,13 @@ def convert(
     """Convert a checkpoint.
 
     Args:
-        source: a Hugging Face folder or a GGUF file.
+        source: a Hugging Face or MLX folder, or a GGUF file.
         target: the file or folder to write.
-        to: "gguf" or "hf"; None tells by the suffix .gguf of the target.
-        dtype: one of `DTYPES`; "auto" keeps the source's (quantized ones become f32 in a folder).
+        to: one of `KINDS`; None tells by the suffix of the target: see `target_kind`.
+        dtype: one of `DTYPES`; "auto" keeps the source's. Quantized tensors become f32 in a
+            Hugging Face folder; between GGUF and MLX they are repacked where the formats allow it.
         recipe: a quantization recipe of `edgellm_quant.recipes`, in place of `dtype`; only to GGUF.
+        mlx: the same for MLX; `dtype` is then that of scales and of what stays dense.
         requantize: quantize a source that is quantized already.
         allow_nan: convert NaN and infinity as they are, where the format can hold them.
         split_size: write GGUF in parts of at most so many bytes, if it is larger.
@@ -132,16 +158,19 @@ def convert(
     """
     started = time.monotonic()
     to = target_kind(target, to)
-    if to not in ("gguf", "hf"):
-        raise ConvertersError(f"{to!r} is no target format", hint="known are: gguf, hf")
+    if to not in KINDS:
+        raise ConvertersError(f"{to!r} is no target format", hint=f"known are: {', '.join(KINDS)}")
+    side = Side(to)
     if dtype not in DTYPES:
         raise ConvertersError(f"{dtype!r} is no dtype", hint=f"known are: {', '.join(DTYPES)}")
-    if to == "hf" and (recipe is not None or dtype == "q8_0"):
+    if side is not Side.GGUF and (recipe is not None or dtype == "q8_0"):
         raise ConvertersError(
-            "a Hugging Face folder holds no quantized tensors",
+            f"{recipe or dtype} is a type of GGUF, which a folder cannot hold",
             hint="choose f32, f16 or bf16, or write GGUF",
         )
-    if split_size is not None and (to == "hf" or split_size < 1):
+    if side is not Side.MLX and mlx is not None:
+        raise ConvertersError(f"{mlx.name} is a format of MLX", hint="write an MLX folder")
+    if split_size is not None and (side is not Side.GGUF or split_size < 1):
         raise ConvertersError(
             f"parts of {split_size} bytes cannot be written",
             hint="only GGUF is split by size, into parts of at least a byte",
@@ -151,101 +180,156 @@ def convert(
     if split_size is not None:
         check_place(target)  # which parts there will be says the plan
     else:
-        check_target(target, folder=to == "hf", force=force, source=source)
+        check_target(target, folder=side is not Side.GGUF, force=force, source=source)
     with open_source(source) as opened:
-        if to == "hf":
-            return _to_folder(opened, target, dtype, allow_nan, force, threads, progress, started)
-        name = recipe if recipe is not None else ("Q8_0" if dtype == "q8_0" else None)
-        return _to_gguf(
-            opened,
-            target,
-            dtype,
-            name,
-            requantize,
-            allow_nan,
-            split_size,
-            force,
-            threads,
-            progress,
-            started,
+        plan = opened.plan(side)
+        choice = choose_formats(opened, plan, Wish(dtype, recipe, mlx, requantize))
+        job = _Job(
+            opened, plan, choice, target, allow_nan, split_size, force, threads, progress, started
         )
+        return job.write_gguf() if side is Side.GGUF else job.write_folder()
 
 
 def target_kind(target: Path, to: str | None) -> str:
-    """Give what is asked for, else what the target's name says: "gguf" or "hf"."""
-    return to or ("gguf" if target.suffix.lower() == ".gguf" else "hf")
+    """Give what is asked for, else what the target's name says.
+
+    A name that ends in .gguf means GGUF, one in .mlx or -mlx MLX, any other a Hugging Face folder.
+    """
+    name = target.name.lower()
+    if to is not None:
+        return to
+    if name.endswith(".gguf"):
+        return Side.GGUF.value
+    return Side.MLX.value if name.endswith((".mlx", "-mlx")) else Side.HF.value
 
 
-def _to_gguf(
-    source: Source,
-    target: Path,
-    dtype: str,
-    recipe: str | None,
-    requantize: bool,
-    allow_nan: bool,
-    split_size: int | None,
-    force: bool,
-    threads: int | None,
-    progress: Progress | None,
-    started: float,
-) -> ConversionResult:
-    plan = source.plan_gguf()
-    choice: Choice = choose_formats(source, plan, dtype, recipe, requantize=requantize)
-    entries = source.entries(plan, choice)
-    specs = [
-        TensorSpec(step.target, step.shape, fmt)
-        for step, fmt in zip(plan.steps, choice.formats, strict=True)
-    ]
-    made = [TensorSpec(name, array.shape, FORMATS["F32"]) for name, array in plan.generated.items()]
-    everything = [*made, *specs]
-    total = sum(spec.nbytes for spec in everything)
-    parts = plan_parts(target, entries, everything, source.alignment, split_size)
-    outputs = [part.path for part in parts]
-    for output in outputs:
-        for file in source.files:
-            check_target(output, folder=False, force=force, source=file)
-    require_space(target, total + sum(len(packed.data) for packed in entries.values()))
-    report = _Report(progress, total)
-    tensors = CheckedTensors(source.tensors, allow=allow_nan)
-    with (
-        atomic_files(outputs, force=force) as temporaries,
-        gguf_parts(parts, temporaries, source.alignment) as writer,
-    ):
-        # What was written is not kept: a vocabulary can be larger than a slab of weights.
-        entries.clear()
-        parts.clear()
-        for array in plan.generated.values():
+@dataclass(slots=True)
+class _Job:
+    """One conversion, planned and about to be written."""
+
+    source: Source
+    plan: Plan
+    choice: Choice
+    target: Path
+    allow_nan: bool
+    split_size: int | None
+    force: bool
+    threads: int | None
+    progress: Progress | None
+    started: float
+    repacks: list[Repack] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def write_gguf(self) -> ConversionResult:
+        """Write a GGUF file, or the parts of one."""
+        source, plan = self.source, self.plan
+        entries = source.entries(plan, self.choice)
+        specs = [
+            TensorSpec(step.target, step.shape, _block(fmt))
+            for step, fmt in zip(plan.steps, self.choice.formats, strict=True)
+        ]
+        made = [
+            TensorSpec(name, array.shape, FORMATS["F32"]) for name, array in plan.generated.items()
+        ]
+        everything = [*made, *specs]
+        total = sum(spec.nbytes for spec in everything)
+        parts = plan_parts(self.target, entries, everything, source.alignment, self.split_size)
+        outputs = [part.path for part in parts]
+        for output in outputs:
+            for file in source.files:
+                check_target(output, folder=False, force=self.force, source=file)
+        require_space(self.target, total + sum(len(packed.data) for packed in entries.values()))
+        with (
+            atomic_files(outputs, force=self.force) as temporaries,
+            gguf_parts(parts, temporaries, source.alignment) as writer,
+        ):
+            # What was written is not kept: a vocabulary can be larger than a slab of weights.
+            entries.clear()
+            parts.clear()
+            for array in plan.generated.values():
+                writer.begin()
+                writer.write(array)
+            self._stream(writer, total)
+            files = [
+                WrittenPart(output, size, digest)
+                for output, (digest, size) in zip(outputs, writer.finish(), strict=True)
+            ]
+        written = sum(file.bytes for file in files)
+        digest = files[0].sha256 if len(files) == 1 else _digest(files)
+        result = self._result(digest, written, written, everything, specs)
+        if len(files) == 1:
+            return result
+        return replace(result, output=outputs[0], parts=tuple(files))
+
+    def write_folder(self) -> ConversionResult:
+        """Write a folder of Hugging Face or MLX."""
+        plan, target = self.plan, self.target
+        specs = [
+            FolderSpec(step.target, step.shape, fmt)
+            for step, fmt in zip(plan.steps, self.choice.formats, strict=True)
+        ]
+        total = sum(spec.nbytes for spec in specs)
+        require_space(target, total + MARGIN)
+        files = self.source.files_for(plan, self.choice)
+        mark = "mlx" if plan.target is Side.MLX else "pt"
+        with (
+            atomic_folder(target, force=self.force) as folder,
+            tensor_folder(folder, specs, mark) as writer,
+        ):
+            for file in files.copies:
+                shutil.copyfile(file, folder / file.name)
+            for name, content in files.json.items():
+                write_json(folder / name, content)
+            files.json.clear()
+            self._stream(writer, total)
+            digest, written = writer.finish()
+        return self._result(digest, written, total, specs, specs)
+
+    def _stream(self, writer: Writer, total: int) -> None:
+        """Write the tensors of all steps in order."""
+        report = _Report(self.progress, total)
+        tensors = CheckedTensors(self.source.tensors, allow=self.allow_nan)
+        for step, fmt in zip(self.plan.steps, self.choice.formats, strict=True):
             writer.begin()
-            writer.write(array)
-        for step, fmt in zip(plan.steps, choice.formats, strict=True):
-            writer.begin()
-            for slab in stream(tensors, step, fmt, threads=threads, allow_nan=allow_nan):
+            recode = Recoder(fmt, self.threads, self.allow_nan)
+            for slab in stream(tensors, step, recode):
                 writer.write(slab)
                 report(slab.nbytes)
-        files = [
-            WrittenPart(output, size, digest)
-            for output, (digest, size) in zip(outputs, writer.finish(), strict=True)
-        ]
-    parameters = sum(spec.parameters for spec in specs)
-    written = sum(file.bytes for file in files)
-    return ConversionResult(
-        source=source.path,
-        output=outputs[0],
-        bytes=written,
-        sha256=files[0].sha256 if len(files) == 1 else _digest(files),
-        architecture=plan.architecture,
-        tensors=len(everything),
-        parameters=parameters,
-        bits_per_weight=8 * written / parameters if parameters else 0.0,
-        types=_count([spec.format.name for spec in everything]),
-        recipe=choice.recipe,
-        fallbacks=tuple(
-            Fallback(name, wanted, used, reason) for name, wanted, used, reason in choice.fallbacks
-        ),
-        notes=(*plan.notes, *tensors.notes),
-        seconds=time.monotonic() - started,
-        parts=tuple(files) if len(files) > 1 else (),
-    )
+            before = step_format(tensors, step)
+            if before.is_quantized and fmt.is_quantized and before != fmt:
+                outcome = recode.outcome
+                how = outcome.how or "copied"
+                self.repacks.append(
+                    Repack(step.target, before.name, fmt.name, how, outcome.max_abs_error)
+                )
+        self.notes = tensors.notes
+
+    def _result(
+        self,
+        digest: str,
+        written: int,
+        weighed: int,
+        everything: Sequence[TensorSpec | FolderSpec],
+        specs: Sequence[TensorSpec | FolderSpec],
+    ) -> ConversionResult:
+        """Sum up; `weighed` are the bytes that count as the model's size."""
+        parameters = sum(spec.parameters for spec in specs)
+        return ConversionResult(
+            source=self.source.path,
+            output=self.target,
+            bytes=written,
+            sha256=digest,
+            architecture=self.plan.architecture,
+            tensors=len(everything),
+            parameters=parameters,
+            bits_per_weight=8 * weighed / parameters if parameters else 0.0,
+            types=_count([spec.format.name for spec in everything]),
+            recipe=self.choice.recipe,
+            fallbacks=tuple(Fallback(*each) for each in self.choice.fallbacks),
+            repacks=tuple(self.repacks),
+            notes=(*self.plan.notes, *self.notes),
+            seconds=time.monotonic() - self.started,
+        )
 
 
 def _digest(files: Sequence[WrittenPart]) -> str:
@@ -254,57 +338,22 @@ def _digest(files: Sequence[WrittenPart]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _to_folder(
-    source: Source,
-    target: Path,
-    dtype: str,
-    allow_nan: bool,
-    force: bool,
-    threads: int | None,
-    progress: Progress | None,
-    started: float,
-) -> ConversionResult:
-    plan = source.plan_folder()
-    dtypes = choose_dtypes(source, plan, dtype)
-    specs = [
-        HuggingFaceSpec(step.target, step.shape, each)
-        for step, each in zip(plan.steps, dtypes, strict=True)
-    ]
-    total = sum(spec.nbytes for spec in specs)
-    require_space(target, total + MARGIN)
-    report = _Report(progress, total)
-    tensors = CheckedTensors(source.tensors, allow=allow_nan)
-    files = source.folder_files(plan, dtypes)
-    with (
-        atomic_folder(target, force=force) as folder,
-        huggingface_folder(folder, specs) as writer,
-    ):
-        for name, content in files.items():
-            write_json(folder / name, content)
-        files.clear()
-        for step, each in zip(plan.steps, dtypes, strict=True):
-            writer.begin()
-            fmt = FORMATS[each]
-            for slab in stream(tensors, step, fmt, threads=threads, allow_nan=allow_nan):
-                writer.write(slab)
-                report(slab.nbytes)
-        digest, written = writer.finish()
-    parameters = sum(spec.nbytes // FORMATS[spec.dtype].type_size for spec in specs)
-    return ConversionResult(
-        source=source.path,
-        output=target,
-        bytes=written,
-        sha256=digest,
-        architecture=plan.architecture,
-        tensors=len(specs),
-        parameters=parameters,
-        bits_per_weight=8 * total / parameters if parameters else 0.0,
-        types=_count([spec.dtype for spec in specs]),
-        recipe=None,
-        fallbacks=(),
-        notes=(*plan.notes, *tensors.notes),
-        seconds=time.monotonic() - started,
-    )
+class Writer(Protocol):
+    """What takes the tensors of a target one after the other."""
+
+    def begin(self) -> object:
+        """Go to the next tensor."""
+        ...
+
+    def write(self, data: npt.NDArray[Any]) -> None:
+        """Write some rows of it."""
+        ...
+
+
+def _block(fmt: Format) -> BlockFormat:
+    if not isinstance(fmt, BlockFormat):
+        raise TypeError(f"{fmt.name} is no format of GGUF")
+    return fmt
 
 
 class _Report:

@@ -60,12 +60,14 @@ class Piece:
 class Step:
     """One tensor of the target, in numpy's order, and the pieces that it is put together of.
 
-    `blank` rows of zeros come before the pieces.
+    `blank` rows of zeros come before the pieces. `gguf` is the tensor's name in GGUF, or that of
+    the first of several, by which recipes know what part it plays.
     """
 
     target: str
     shape: tuple[int, ...]
     pieces: tuple[Piece, ...]
+    gguf: str
     blank: int = 0
 
     @classmethod
@@ -73,7 +75,7 @@ class Step:
         """Make the step that takes a tensor over as it is."""
         place = Place(name, shape)
         piece = Piece(name, 0, place.height, place.columns, vector=len(shape) == 1)
-        return cls(name, shape, (piece,))
+        return cls(name, shape, (piece,), name)
 
     @property
     def source(self) -> str:
@@ -163,7 +165,7 @@ def _step(rules: Sequence[TensorRule], source: Side, target: Side) -> Step:
             pieces.append(piece)
     if at != whole.all_rows:
         raise ValueError(f"the rules of {whole.name} end at row {at} of {whole.all_rows}")
-    return Step(whole.name, whole.shape, tuple(pieces), blank)
+    return Step(whole.name, whole.shape, tuple(pieces), rules[0].gguf.name, blank)
 
 
 def _piece(rule: TensorRule, source: Side, target: Side) -> Piece:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,10 +17,18 @@ from edgellm_converters.errors import ConfigError, UnsupportedError
 from edgellm_converters.finite import recode_not_finite
 from edgellm_converters.plan import Change, Piece, Step
 from edgellm_quant.errors import QuantError, UnknownTypeError
-from edgellm_quant.formats import FORMATS, BlockFormat
-from edgellm_quant.recode import recode_rows
+from edgellm_quant.formats import FORMATS, Format
+from edgellm_quant.recode import Outcome, recode_rows
 
-__all__ = ["SLAB_VALUES", "GGUFTensors", "HuggingFaceTensors", "Tensors", "step_format", "stream"]
+__all__ = [
+    "SLAB_VALUES",
+    "GGUFTensors",
+    "HuggingFaceTensors",
+    "Recoder",
+    "Tensors",
+    "step_format",
+    "stream",
+]
 
 # Values in memory at a time (a row at least): as float32, 8 MB. With half of it threads wait more
 # for one another; with twice as much memory grows, and the speed hardly.
@@ -41,11 +50,11 @@ class Tensors(Protocol):
         """The shape of each tensor in numpy's order, in the order in which they are stored."""
         ...
 
-    def format(self, name: str) -> BlockFormat:
+    def format(self, name: str) -> Format:
         """Give the format in which `rows` gives a tensor."""
         ...
 
-    def published(self, name: str) -> BlockFormat:
+    def published(self, name: str) -> Format:
         """Give the format in which the weights are meant to be kept; mostly that of `rows`."""
         ...
 
@@ -64,11 +73,11 @@ class GGUFTensors:
             tensor.name: tensor.shape for tensor in checkpoint.header.tensors
         }
 
-    def format(self, name: str) -> BlockFormat:
+    def format(self, name: str) -> Format:
         """Give the format of a tensor."""
         return self._checkpoint.info(name).format
 
-    def published(self, name: str) -> BlockFormat:
+    def published(self, name: str) -> Format:
         """Give the format of a tensor."""
         return self.format(name)
 
@@ -109,7 +118,7 @@ class HuggingFaceTensors:
             for known, name in self._names.items()
         }
 
-    def format(self, name: str) -> BlockFormat:
+    def format(self, name: str) -> Format:
         """Give F32, F16 or BF16.
 
         Raises:
@@ -128,7 +137,7 @@ class HuggingFaceTensors:
             hint="a checkpoint that is quantized already cannot be converted here",
         )
 
-    def published(self, name: str) -> BlockFormat:
+    def published(self, name: str) -> Format:
         """Give the format of a tensor, or the one that a decoded weight is computed with."""
         weight = self._decoded.get(self._names[name])
         return self.format(name) if weight is None else FORMATS[weight.published]
@@ -143,7 +152,7 @@ class HuggingFaceTensors:
         return self._checkpoint.raw_rows(name, start, stop).view(np.uint8)
 
 
-def step_format(tensors: Tensors, step: Step) -> BlockFormat:
+def step_format(tensors: Tensors, step: Step) -> Format:
     """Give the format in which a step's values are kept: that of all its pieces, else F32.
 
     What is computed with (transposed rows of blocks) comes out as F32 too.
@@ -155,18 +164,32 @@ def step_format(tensors: Tensors, step: Step) -> BlockFormat:
     return first
 
 
-def stream(
-    tensors: Tensors,
-    step: Step,
-    target: BlockFormat,
-    *,
-    threads: int | None = None,
-    allow_nan: bool = False,
-) -> Iterator[npt.NDArray[Any]]:
+@dataclass(slots=True)
+class Recoder:
+    """Turns rows into the target's format.
+
+    `threads` are the cores to use, None for all. `allow_nan` lets NaN and infinity pass where the
+    target is a plain format. `outcome` gets added what became of the values.
+    """
+
+    target: Format
+    threads: int | None = None
+    allow_nan: bool = False
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def __call__(self, blocks: Bytes, source: Format, columns: int) -> Bytes:
+        """Give uint8 (rows, row_bytes of the target)."""
+        target, threads = self.target, self.threads
+        if self.allow_nan and source != target and not target.is_quantized:
+            blocks = recode_rows(blocks, source, FORMATS["F32"], columns, threads=threads)
+            return recode_not_finite(blocks, FORMATS[target.name], columns, threads)
+        return recode_rows(blocks, source, target, columns, threads=threads, outcome=self.outcome)
+
+
+def stream(tensors: Tensors, step: Step, recode: Recoder) -> Iterator[npt.NDArray[Any]]:
     """Give the blocks of one tensor of the target, a slab of rows after the other.
 
-    Bytes are copied where the format stays, so that nothing can change on the way. `allow_nan` lets
-    NaN and infinity pass where the target is a plain format.
+    Bytes are copied where the format stays, so that nothing can change on the way.
 
     Raises:
         CorruptFileError: the source ends early.
@@ -176,10 +199,10 @@ def stream(
     if step.blank:
         columns = step.shape[-1]
         zeros = np.zeros((step.blank, columns), np.float32).view(np.uint8)
-        yield recode_rows(zeros, FORMATS["F32"], target, columns, threads=threads)
+        yield recode(zeros, FORMATS["F32"], columns)
     for piece in step.pieces:
         try:
-            yield from _stream(tensors, piece, target, threads, allow_nan)
+            yield from _stream(tensors, piece, recode)
         except QuantError as error:
             what = f"{tensors.path}: tensor {piece.source}: {error}"
             if isinstance(error, UnknownTypeError):
@@ -187,13 +210,11 @@ def stream(
             raise type(error)(what, hint=error.hint) from error
 
 
-def _stream(
-    tensors: Tensors, piece: Piece, target: BlockFormat, threads: int | None, allow_nan: bool
-) -> Iterator[npt.NDArray[Any]]:
+def _stream(tensors: Tensors, piece: Piece, recode: Recoder) -> Iterator[npt.NDArray[Any]]:
     source = tensors.format(piece.source)
     if Change.TRANSPOSE in piece.changes or piece.vector:
         read = _vector if piece.vector else _transposed
-        yield _recoded(read(tensors, piece, source), piece, source, target, threads, allow_nan)
+        yield _recoded(*read(tensors, piece, source), piece, source, recode)
         return
     unit = piece.head_dim or 1
     slab = max(1, SLAB_VALUES // (piece.columns * unit)) * unit
@@ -202,34 +223,23 @@ def _stream(
         blocks = tensors.rows(piece.source, start, min(start + slab, stop))
         if piece.head_dim:
             blocks = _reorder(blocks, piece)
-        yield _recoded((blocks, piece.columns), piece, source, target, threads, allow_nan)
+        yield _recoded(blocks, piece.columns, piece, source, recode)
 
 
 def _recoded(
-    read: tuple[Bytes, int],
-    piece: Piece,
-    source: BlockFormat,
-    target: BlockFormat,
-    threads: int | None,
-    allow_nan: bool,
+    blocks: Bytes, columns: int, piece: Piece, source: Format, recode: Recoder
 ) -> Bytes:
     """Give rows in the target's format; blocks that were transposed come as F32."""
-    blocks, columns = read
     if Change.TRANSPOSE in piece.changes and source.is_quantized:
         source = FORMATS["F32"]
     shift = (Change.ADD_ONE in piece.changes) - (Change.SUBTRACT_ONE in piece.changes)
     if shift:
         values = recode_rows(blocks, source, FORMATS["F32"], columns).view(np.float32)
         blocks, source = (values + np.float32(shift)).view(np.uint8), FORMATS["F32"]
-    if source == target:
-        return blocks
-    if allow_nan and not target.is_quantized:
-        blocks = recode_rows(blocks, source, FORMATS["F32"], columns, threads=threads)
-        return recode_not_finite(blocks, target, columns, threads)
-    return recode_rows(blocks, source, target, columns, threads=threads)
+    return recode(blocks, source, columns)
 
 
-def _vector(tensors: Tensors, piece: Piece, source: BlockFormat) -> tuple[Bytes, int]:
+def _vector(tensors: Tensors, piece: Piece, source: Format) -> tuple[Bytes, int]:
     """Read the values of a vector that a piece is about, as one row."""
     row = tensors.rows(piece.source, 0, 1)
     width = source.row_bytes(1)
@@ -239,7 +249,7 @@ def _vector(tensors: Tensors, piece: Piece, source: BlockFormat) -> tuple[Bytes,
     return np.ascontiguousarray(values).reshape(1, -1), piece.rows
 
 
-def _transposed(tensors: Tensors, piece: Piece, source: BlockFormat) -> tuple[Bytes, int]:
+def _transposed(tensors: Tensors, piece: Piece, source: Format) -> tuple[Bytes, int]:
     """Read a matrix with rows and columns changed; its columns are the rows that were read."""
     blocks = tensors.rows(piece.source, piece.row, piece.row + piece.rows)
     if source.is_quantized:

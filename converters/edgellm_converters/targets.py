@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgellm_converters.architectures.base import Side
 from edgellm_converters.errors import RequantizeError
 from edgellm_converters.streams import step_format
 from edgellm_quant.errors import ImportanceRequiredError
 from edgellm_quant.facts import is_quantizable
-from edgellm_quant.formats import FORMATS, BlockFormat
+from edgellm_quant.formats import FORMATS, BlockFormat, Format, MLXFormat
+from edgellm_quant.mlx_recipes import MLXRecipe, choose_mlx_types
 from edgellm_quant.recipes import (
     RECIPES,
     TensorFacts,
@@ -20,34 +22,50 @@ from edgellm_quant.recipes import (
     get_recipe,
     needs_importance,
 )
+from edgellm_quant.repack import best_target
 
 if TYPE_CHECKING:
+    from edgellm_converters.plan import Step
     from edgellm_converters.sources import Plan, Source
 
-__all__ = ["Choice", "choose_dtypes", "choose_formats"]
+__all__ = ["Choice", "Wish", "choose_formats"]
 
-FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
+DENSE = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What was asked for.
+
+    `dtype` is "auto" or a float type, or "q8_0" for GGUF; `recipe` a name of
+    `edgellm_quant.recipes`, for GGUF alone; `mlx` the same for MLX.
+    """
+
+    dtype: str = "auto"
+    recipe: str | None = None
+    mlx: MLXRecipe | None = None
+    requantize: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The format of each tensor, in the order of the plan.
 
-    `file_type` is general.file_type. `fallbacks` are (tensor, wanted, used, reason). `changes`
-    tells whether any tensor changes its format.
+    `recipe` is the name of what was asked for. `dense` is the type of most dense tensors,
+    `file_type` general.file_type. `fallbacks` are (tensor, wanted, used, reason). `changes` tells
+    whether any tensor changes its format.
     """
 
-    formats: Sequence[BlockFormat]
-    file_type: int
-    recipe: str | None
+    formats: Sequence[Format]
+    recipe: str | None = None
+    dense: str = "F32"
+    file_type: int = 0
     fallbacks: Sequence[tuple[str, str, str, str]] = ()
     changes: bool = True
 
 
-def choose_formats(
-    source: Source, plan: Plan, dtype: str, recipe: str | None, *, requantize: bool
-) -> Choice:
-    """Choose the formats of a GGUF file: by `recipe`, else by `dtype`.
+def choose_formats(source: Source, plan: Plan, wish: Wish) -> Choice:
+    """Choose the formats of a plan.
 
     Raises:
         RequantizeError: a quantized tensor would be quantized again and nobody asked for it.
@@ -55,28 +73,33 @@ def choose_formats(
         ImportanceRequiredError: the recipe needs importance for some tensor.
         ShapeError: rows that no format of the recipe can hold.
     """
-    stored = [step_format(source.tensors, step) for step in plan.steps]
-    is_folder = source.path.is_dir()
-    # llama.cpp wants vectors in float32, whatever the folder has them in.
-    present = [
-        FORMATS["F32"] if is_folder and len(step.shape) == 1 else fmt
-        for step, fmt in zip(plan.steps, stored, strict=True)
-    ]
+    if plan.target is Side.GGUF:
+        return _for_gguf(source, plan, wish)
+    return (_for_mlx if plan.target is Side.MLX else _for_hf)(source, plan, wish)
+
+
+def _for_gguf(source: Source, plan: Plan, wish: Wish) -> Choice:
+    """Choose by a recipe or dtype; "auto" keeps values, in a format of GGUF."""
+    is_folder = source.side is not Side.GGUF
+    present: list[Format] = [step_format(source.tensors, step) for step in plan.steps]
+    if is_folder:
+        # llama.cpp wants vectors in float32, whatever the folder has them in.
+        present = [
+            FORMATS["F32"] if len(step.shape) == 1 else fmt
+            for step, fmt in zip(plan.steps, present, strict=True)
+        ]
+    kept = [_in_gguf(fmt) for fmt in present]
     facts = [
         TensorFacts(step.target, step.shape, fmt.name)
-        for step, fmt in zip(plan.steps, present, strict=True)
+        for step, fmt in zip(plan.steps, kept, strict=True)
     ]
-    if recipe is None and dtype == "auto":
-        return Choice(
-            present,
-            _file_type(facts, present),
-            None,
-            changes=is_folder,
-        )
-    name = get_recipe(recipe or dtype).name
+    recipe = wish.recipe or (None if wish.dtype == "auto" else wish.dtype)
+    if recipe is None:
+        return Choice(kept, file_type=_file_type(facts, kept), changes=is_folder)
+    name = get_recipe(recipe).name
     chosen = choose_types(name, facts, plan.facts)
     formats = [choice.format for choice in chosen]
-    if not requantize:
+    if not wish.requantize:
         _refuse_requantizing(source.path, plan, present, formats)
     needing = needs_importance(name, facts, chosen, plan.architecture)
     if needing:
@@ -89,24 +112,106 @@ def choose_formats(
         for step, choice in zip(plan.steps, chosen, strict=True)
         if choice.reason is not None
     ]
-    return Choice(formats, RECIPES[name].file_type, name if recipe else None, fallbacks)
+    return Choice(
+        formats,
+        name if wish.recipe else None,
+        file_type=RECIPES[name].file_type,
+        fallbacks=fallbacks,
+    )
+
+
+def _for_hf(source: Source, plan: Plan, wish: Wish) -> Choice:
+    """Choose float types; "auto" keeps every value."""
+    if wish.dtype != "auto":
+        fmt = FORMATS[wish.dtype.upper()]
+        return Choice([fmt] * len(plan.steps), dense=fmt.name)
+    names = []
+    for step in plan.steps:
+        name = step_format(source.tensors, step).name
+        names.append(name if name in DENSE and not step.computes else "F32")
+    return Choice([FORMATS[name] for name in names], dense=names[0])
+
+
+def _for_mlx(source: Source, plan: Plan, wish: Wish) -> Choice:
+    """Choose by a recipe; "auto" takes quantized tensors over where MLX has a format for them.
+
+    All that is dense has one float type: MLX computes in the widest that it meets.
+    """
+    present = [step_format(source.tensors, step) for step in plan.steps]
+    dense = _dense_type(plan, present, wish.dtype)
+    if wish.mlx is None:
+        formats = [
+            _in_mlx(source, step, fmt, dense) for step, fmt in zip(plan.steps, present, strict=True)
+        ]
+        return Choice(formats, dense=dense)
+    facts = [
+        TensorFacts(step.gguf, step.shape, fmt.name)
+        for step, fmt in zip(plan.steps, present, strict=True)
+    ]
+    chosen = choose_mlx_types(wish.mlx, facts, plan.architecture, dense)
+    formats = [choice.format for choice in chosen]
+    if not wish.requantize:
+        _refuse_requantizing(source.path, plan, present, formats)
+    fallbacks = [
+        (step.target, choice.wanted.name, choice.format.name, choice.reason)
+        for step, choice in zip(plan.steps, chosen, strict=True)
+        if choice.reason is not None
+    ]
+    return Choice(formats, wish.mlx.name, dense, fallbacks=fallbacks)
+
+
+def _in_gguf(fmt: Format) -> BlockFormat:
+    """Give the format of GGUF that holds the values of another, exactly if there is one."""
+    if isinstance(fmt, MLXFormat):
+        found = best_target(fmt)
+        # 8 bits with a scale for 32 values lose little against any format that has no equal.
+        return FORMATS["Q8_0" if found is None else found[0].name]
+    return FORMATS[fmt.name]
+
+
+def _in_mlx(source: Source, step: Step, fmt: Format, dense: str) -> Format:
+    """Give the format of MLX that holds the values of another, exactly if there is one."""
+    if isinstance(fmt, MLXFormat):
+        return fmt
+    quantized = any(source.tensors.format(piece.source).is_quantized for piece in step.pieces)
+    if not quantized or len(step.shape) == 1:
+        return FORMATS[dense]
+    found = best_target(fmt, dense)
+    return MLXFormat("affine", 8, 32, dense) if found is None else found[0]
+
+
+def _dense_type(plan: Plan, present: Sequence[Format], dtype: str) -> str:
+    """Give the type that most values of matrices have, float16 if all of them are quantized."""
+    if dtype != "auto":
+        return dtype.upper()
+    sizes = _sizes(
+        (TensorFacts(step.gguf, step.shape, fmt.name), fmt)
+        for step, fmt in zip(plan.steps, present, strict=True)
+        if fmt.name in DENSE
+    )
+    return sizes.most_common(1)[0][0] if sizes else "F16"
 
 
 def _file_type(facts: Sequence[TensorFacts], formats: Sequence[BlockFormat]) -> int:
-    """Give the file type of float tensors by what most matrix elements are."""
+    """Give the file type by what most elements of matrices are."""
+    most = _sizes(zip(facts, formats, strict=True)).most_common(1)
+    recipe = RECIPES.get(most[0][0]) if most else None
+    return 0 if recipe is None else recipe.file_type
+
+
+def _sizes(tensors: Iterable[tuple[TensorFacts, Format]]) -> Counter[str]:
     sizes: Counter[str] = Counter()
-    for fact, fmt in zip(facts, formats, strict=True):
+    for fact, fmt in tensors:
         if is_quantizable(fact, ""):
             size = 1
             for length in fact.shape:
                 size *= length
             sizes[fmt.name] += size
-    most = sizes.most_common(1)
-    return FILE_TYPES.get(most[0][0], 0) if most else 0
+    return sizes
 
 
 def _refuse_requantizing(
-    path: Path, plan: Plan, present: Sequence[BlockFormat], formats: Sequence[BlockFormat]
+    path: Path, plan: Plan, present: Sequence[Format], formats: Sequence[Format]
 ) -> None:
     again = [
         (step.source, old.name)
@@ -119,15 +224,3 @@ def _refuse_requantizing(
             "a second time loses more than one from the original would",
             hint="quantize the original weights, or insist: --requantize",
         )
-
-
-def choose_dtypes(source: Source, plan: Plan, dtype: str) -> list[str]:
-    """Choose F32, F16 or BF16 for each tensor of a folder; "auto" keeps every value."""
-    if dtype != "auto":
-        return [dtype.upper()] * len(plan.steps)
-    found = []
-    for step in plan.steps:
-        name = step_format(source.tensors, step).name
-        keeps = name in FILE_TYPES and not step.computes
-        found.append(name if keeps else "F32")
-    return found

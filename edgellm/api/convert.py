@@ -1,4 +1,4 @@
-"""Convert checkpoints between Hugging Face folders and GGUF files."""
+"""Convert checkpoints between Hugging Face folders, GGUF files and MLX folders."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from edgellm.errors import UsageError
 
 if TYPE_CHECKING:
     from edgellm_converters.pipeline import ConversionResult, Progress
+    from edgellm_quant.mlx_recipes import MLXRecipe
 
-__all__ = ["convert", "pick_recipe", "source_path"]
+__all__ = ["convert", "pick_mlx", "pick_recipe", "source_path"]
 
 
 def convert(
@@ -21,6 +22,7 @@ def convert(
     dtype: str = "auto",
     bits: int | None = None,
     type: str | None = None,
+    group_size: int | None = None,
     requantize: bool = False,
     allow_nan: bool = False,
     split_size: int | None = None,
@@ -31,12 +33,14 @@ def convert(
     """Convert a checkpoint; nothing half-written ever stands at `output`.
 
     Args:
-        source: a Hugging Face folder, a GGUF file, or the name of a model in the store.
-        output: the file or folder to write; a name that ends in .gguf means GGUF.
-        to: "gguf" or "hf", where the name does not say it.
+        source: a Hugging Face or MLX folder, a GGUF file, or the name of a model in the store.
+        output: the file or folder to write; a name that ends in .gguf means GGUF, one in .mlx or
+            -mlx MLX, any other Hugging Face.
+        to: "gguf", "hf" or "mlx", where the name does not say it.
         dtype: "auto" (as the source), "f32", "f16", "bf16" or "q8_0".
-        bits: quantize to about so many bits, 2 to 8; excludes `type` and `dtype`.
-        type: quantize to this type ("Q4_K_M", in any case); excludes `bits` and `dtype`.
+        bits: quantize to about so many bits, 2 to 8; excludes `type`.
+        type: quantize to this type ("Q4_K_M", for MLX "mxfp4", in any case); excludes `bits`.
+        group_size: how many weights share a scale in MLX: 32, 64 or 128.
         requantize: quantize a source that is quantized already.
         allow_nan: convert NaN and infinity as they are, where the type can hold them.
         split_size: write a larger GGUF file in parts of at most so many bytes.
@@ -49,32 +53,41 @@ def convert(
         NotFoundError: there is no such source.
         ConvertersError, QuantError: see their subclasses.
     """
-    from edgellm_converters.pipeline import DTYPES, target_kind
+    from edgellm_converters.pipeline import DTYPES, KINDS, target_kind
     from edgellm_converters.pipeline import convert as run
 
-    recipe = pick_recipe(bits, type) if bits is not None or type is not None else None
     dtype = dtype.lower()
-    if recipe is not None and dtype != "auto":
-        raise UsageError(f"dtype {dtype} and a quantization type exclude each other")
     if dtype not in DTYPES:
         raise UsageError(f"{dtype!r} is no dtype", hint=f"known are: {', '.join(DTYPES)}")
-    if to not in (None, "gguf", "hf"):
-        raise UsageError(f"{to!r} is no target format", hint="known are: gguf, hf")
-    if target_kind(Path(output), to) == "hf" and (recipe or dtype == "q8_0"):
+    if to not in (None, *KINDS):
+        raise UsageError(f"{to!r} is no target format", hint=f"known are: {', '.join(KINDS)}")
+    kind = target_kind(Path(output), to)
+    quantizes = bits is not None or type is not None
+    recipe = pick_recipe(bits, type) if quantizes and kind == "gguf" else None
+    if kind == "hf" and (quantizes or dtype == "q8_0"):
         raise UsageError(
             "a Hugging Face folder holds no quantized tensors",
             hint="choose f32, f16 or bf16, or write GGUF: -o NAME.gguf",
         )
-    if split_size is not None and target_kind(Path(output), to) != "gguf":
+    if recipe is not None and dtype != "auto":
+        raise UsageError(f"dtype {dtype} and a quantization type exclude each other")
+    if kind == "mlx" and dtype == "q8_0":
+        raise UsageError("q8_0 is a type of GGUF", hint="for MLX: --bits 8")
+    if group_size is not None and (kind != "mlx" or not quantizes):
+        raise UsageError(
+            "a group size goes with quantizing for MLX", hint="for example: --to mlx --bits 4"
+        )
+    if split_size is not None and kind != "gguf":
         raise UsageError("only GGUF is split by size", hint="write GGUF: -o NAME.gguf")
     check_threads(threads)
     check_split(split_size)
     return run(
         source_path(source),
         Path(output),
-        to=to,
+        to=kind,
         dtype=dtype,
         recipe=recipe,
+        mlx=pick_mlx(bits, type, group_size) if quantizes and kind == "mlx" else None,
         requantize=requantize,
         allow_nan=allow_nan,
         split_size=split_size,
@@ -82,6 +95,32 @@ def convert(
         threads=threads,
         progress=progress,
     )
+
+
+def pick_mlx(bits: int | None, type_name: str | None, group_size: int | None) -> MLXRecipe:
+    """Give the MLX recipe that a number of bits or a type name asks for.
+
+    Raises:
+        UsageError: both are given, or MLX has nothing of that kind.
+    """
+    from edgellm_quant.errors import UnknownTypeError
+    from edgellm_quant.mlx_recipes import MLX_BITS, MLXRecipe
+
+    if (bits is None) == (type_name is None):
+        raise UsageError("give either a number of bits or a type", hint="for example: --bits 4")
+    if type_name is not None:
+        if type_name.lower() != "mxfp4" or group_size not in (None, 32):
+            raise UsageError(
+                f"{type_name} is no type of MLX",
+                hint="for MLX: --bits with --group-size, or --type mxfp4",
+            )
+        return MLXRecipe(mode="mxfp4")
+    if bits not in MLX_BITS:
+        raise UsageError(f"MLX has no {bits} bits", hint=f"it has {', '.join(map(str, MLX_BITS))}")
+    try:
+        return MLXRecipe(bits, group_size or 64)
+    except UnknownTypeError as error:
+        raise UsageError(str(error), hint=error.hint) from None
 
 
 def check_threads(threads: int | None) -> None:

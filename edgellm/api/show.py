@@ -1,4 +1,4 @@
-"""What a model is, read from its headers alone: a GGUF file or a Hugging Face folder."""
+"""What a model is, read from its headers alone: a GGUF file, or a folder of Hugging Face or MLX."""
 
 from __future__ import annotations
 
@@ -187,6 +187,8 @@ def _gguf_cache_width(metadata: Mapping[str, object], architecture: str | None) 
 
 
 def _describe_folder(folder: Path, context: int | None) -> ModelDetails:
+    from edgellm_converters.architectures.values import Values
+    from edgellm_converters.checkpoints.mlx import MLXTensors, is_mlx
     from edgellm_converters.checkpoints.safetensors import SafetensorsCheckpoint
     from edgellm_converters.errors import SourceNotFoundError
 
@@ -197,16 +199,26 @@ def _describe_folder(folder: Path, context: int | None) -> ModelDetails:
         )
     config = _read_object(folder / "config.json")
     checkpoint = SafetensorsCheckpoint.open(folder)
-    tensors = tuple(
-        TensorDetails(info.name, info.dtype, info.shape, info.nbytes)
-        for info in checkpoint.tensors.values()
-    )
+    values = Values(folder / "config.json", config)
+    mlx = is_mlx(values, checkpoint)
+    if mlx:
+        # A quantized weight is several tensors of the file; people know it as one.
+        read = MLXTensors(folder, checkpoint, values)
+        tensors = tuple(
+            TensorDetails(name, read.format(name).name, shape, read.nbytes(name))
+            for name, shape in read.shapes.items()
+        )
+    else:
+        tensors = tuple(
+            TensorDetails(info.name, info.dtype, info.shape, info.nbytes)
+            for info in checkpoint.tensors.values()
+        )
     names = config.get("architectures")
     architecture = names[0] if isinstance(names, list) and names else config.get("model_type")
     trained = _number(config.get("max_position_embeddings"))
     return ModelDetails(
         path=folder,
-        format="huggingface",
+        format="mlx" if mlx else "huggingface",
         architecture=architecture if isinstance(architecture, str) else None,
         type=_commonest_type(tensors),
         bytes=sum(path.stat().st_size for path in {i.path for i in checkpoint.tensors.values()}),

@@ -1,4 +1,4 @@
-"""`edgellm convert`: between Hugging Face folders and GGUF files."""
+"""`edgellm convert`: between Hugging Face folders, GGUF files and MLX folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgellm.cli.progress import ProgressBar, terminated_like_interrupted
 from edgellm.cli.sizes import human_bytes, human_count, size_option
 
 if TYPE_CHECKING:
-    from edgellm_converters.pipeline import ConversionResult
+    from edgellm_converters.pipeline import ConversionResult, Repack
 
 __all__ = ["command", "quantization_options", "show"]
 
@@ -65,8 +65,8 @@ def quantization_options(function: F) -> F:
 )
 @option(
     "--to",
-    type=click.Choice(["gguf", "hf"]),
-    help="What to write.  [default: gguf if PATH ends in .gguf, else hf]",
+    type=click.Choice(["gguf", "hf", "mlx"]),
+    help="What to write.  [default: gguf if PATH ends in .gguf, mlx if in .mlx or -mlx, else hf]",
 )
 @option(
     "--dtype",
@@ -75,12 +75,18 @@ def quantization_options(function: F) -> F:
     show_default=True,
     help="How to store the weights; auto keeps them as they are.",
 )
+@option(
+    "--group-size",
+    type=click.Choice(["32", "64", "128"]),
+    help="For MLX: how many weights share a scale.  [default: 64]",
+)
 @quantization_options
 def command(
     source: str,
     output: Path,
     to: str | None,
     dtype: str,
+    group_size: str | None,
     bits: int | None,
     type_name: str | None,
     requantize: bool,
@@ -90,15 +96,18 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Convert between Hugging Face folders and GGUF files.
+    """Convert between Hugging Face folders, GGUF files and MLX folders.
 
-    SOURCE is a folder with config.json, safetensors and tokenizer.json, a GGUF file, or a name in
-    the store. From a quantized GGUF file, a folder gets the values that the quantized ones stand
-    for.
+    SOURCE is a folder with config.json, safetensors and tokenizer.json, an MLX folder, a GGUF file,
+    or a name in the store. Quantized tensors are taken over between GGUF and MLX as they are where
+    the formats allow it, and the summary says where they do not; a Hugging Face folder gets the
+    values that the quantized ones stand for.
 
     \b
     edgellm convert ./my-finetune -o mine.gguf
     edgellm convert ./my-finetune -o mine-q4.gguf --bits 4
+    edgellm convert ./my-finetune -o ./mine-mlx --to mlx --bits 4
+    edgellm convert mine-q4.gguf -o ./mine-mlx --to mlx
     edgellm convert mine.gguf -o ./folder --to hf
     """
     from edgellm.api.convert import convert
@@ -113,6 +122,7 @@ def command(
                 dtype=dtype,
                 bits=bits,
                 type=type_name,
+                group_size=None if group_size is None else int(group_size),
                 requantize=requantize,
                 allow_nan=allow_nan,
                 split_size=split_size,
@@ -163,6 +173,16 @@ def _json(result: ConversionResult) -> dict[str, Any]:
             }
             for fallback in result.fallbacks
         ],
+        "repacks": [
+            {
+                "tensor": repack.tensor,
+                "source": repack.source,
+                "used": repack.used,
+                "how": repack.how,
+                "error": repack.error,
+            }
+            for repack in result.repacks
+        ],
         "notes": list(result.notes),
     }
 
@@ -196,5 +216,30 @@ def _summary(result: ConversionResult, bits: int | None) -> list[str]:
         one = len(names) == 1
         what = "1 tensor is" if one else f"{len(names)} tensors are"
         lines.append(f"  {what} {used}, not {wanted}: {reason} ({shown})")
+    lines.extend(_repacks(result))
     lines.extend(f"  note: {note}" for note in result.notes)
+    return lines
+
+
+HOW = {
+    "exact": "taken over exactly",
+    "near": "taken over nearly",
+    "requantized": "quantized a second time",
+}
+
+
+def _repacks(result: ConversionResult) -> list[str]:
+    """Say what became of quantized tensors, a line for each way."""
+    groups: dict[tuple[str, str, str], list[Repack]] = {}
+    for repack in result.repacks:
+        groups.setdefault((repack.how, repack.source, repack.used), []).append(repack)
+    lines = []
+    for (how, source, used), repacks in groups.items():
+        one = len(repacks) == 1
+        what = "1 tensor" if one else f"{len(repacks)} tensors"
+        line = f"  {what} {HOW[how]}: {source} as {used}"
+        if how == "near":
+            worst = max(repacks, key=lambda repack: repack.error)
+            line += f"; the largest error is {worst.error:.1e} ({worst.tensor})"
+        lines.append(line)
     return lines

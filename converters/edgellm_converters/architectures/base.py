@@ -186,6 +186,11 @@ class Architecture(Protocol):
         ...
 
     @property
+    def in_mlx(self) -> bool:
+        """Whether mlx-lm has a model of this family."""
+        ...
+
+    @property
     def hf_names(self) -> tuple[str, ...]:
         """The class names in the `architectures` of config.json; the first is written."""
         ...
@@ -210,6 +215,13 @@ class Architecture(Protocol):
 
     def config(self, decoder: Decoder) -> dict[str, object]:
         """Give config.json, but for token ids and dtype."""
+        ...
+
+    def mlx_config(self, decoder: Decoder, notes: list[str]) -> dict[str, object]:
+        """Give keys of config.json that mlx-lm reads otherwise than transformers.
+
+        `notes` takes sentences on what mlx-lm cannot be told.
+        """
         ...
 
     def metadata(self, decoder: Decoder) -> Keys:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from edgellm_converters.architectures.base import Sizes
+from edgellm_converters.architectures.base import Decoder, Sizes
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import UnsupportedError
 
-__all__ = ["note_window", "period", "refuse_window", "stored_period"]
+__all__ = ["no_window_in_mlx", "note_window", "period", "refuse_window", "stored_period"]
 
 
 def note_window(config: Values, sizes: Sizes, notes: list[str]) -> None:
@@ -16,6 +16,16 @@ def note_window(config: Values, sizes: Sizes, notes: list[str]) -> None:
             f"sliding_window {config.raw('sliding_window')} is left out: llama.cpp lets every "
             "token of this architecture see the whole context"
         )
+
+
+def no_window_in_mlx(decoder: Decoder, notes: list[str]) -> dict[str, object]:
+    """Note a sliding window that mlx-lm's model of the family passes over."""
+    if 0 < decoder.sliding_window < decoder.context:
+        notes.append(
+            f"mlx-lm lets every token see the whole context: the sliding window of "
+            f"{decoder.sliding_window} tokens has no effect there"
+        )
+    return {}
 
 
 def refuse_window(config: Values, sizes: Sizes, notes: list[str]) -> None:  # noqa: ARG001

@@ -33,6 +33,7 @@ from edgellm_converters.architectures.rope import (
     RopeScaling,
     factors,
     from_metadata,
+    mlx_scaling,
     read_partial,
     read_rope,
 )
@@ -123,6 +124,8 @@ class Family:
         mlx_blocks: the same in MLX where it is another.
         stacks: further layers, of other kinds.
         in_mlx: whether mlx-lm has a model of this family.
+        for_mlx: gives keys of config.json that mlx-lm reads otherwise, and takes notes of what it
+            cannot be told.
         names: keys of config.json for sizes where the family has its own, such as "n_embd" for
             "hidden_size".
         rename: gives the name that the tables have for a tensor that goes by several.
@@ -164,6 +167,7 @@ class Family:
     mlx_blocks: str = ""
     stacks: tuple[Stack, ...] = ()
     in_mlx: bool = True
+    for_mlx: Callable[[Decoder, list[str]], dict[str, object]] | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     rename: Callable[[str], str] | None = None
     leaves: tuple[str, ...] = ()
@@ -307,6 +311,14 @@ class Family:
         if self.more_config is not None:
             found |= self.more_config(decoder)
         return found
+
+    def mlx_config(self, decoder: Decoder, notes: list[str]) -> dict[str, object]:
+        """Give what mlx-lm reads otherwise; see `Architecture`."""
+        found: dict[str, object] = {}
+        if decoder.rotary:
+            found |= {"rope_theta": decoder.rope_theta}
+            found |= {"rope_scaling": mlx_scaling(decoder.scaling)}
+        return found | (self.for_mlx(decoder, notes) if self.for_mlx is not None else {})
 
     def metadata(self, decoder: Decoder) -> Keys:
         """Give the GGUF keys; see `Architecture`."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgellm_converters.architectures.base import U32, Decoder, Keys, Sizes, Transform
-from edgellm_converters.architectures.checks import period, stored_period
+from edgellm_converters.architectures.checks import no_window_in_mlx, period, stored_period
 from edgellm_converters.architectures.family import EMBEDDING, GATED, Family, Setting, Tensor
 from edgellm_converters.architectures.gemma3 import (
     GEMMA_ATTENTION,
@@ -129,6 +129,7 @@ GEMMA2 = Family(
     read_stored=_read_stored,
     more_config=_more_config,
     more_keys=_more_keys,
+    for_mlx=no_window_in_mlx,
     reads=("query_pre_attn_scalar", "layer_types"),
     reads_stored=("attention.sliding_window_pattern",),
 )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgellm_converters.architectures.base import F32, U32, Decoder, Keys, Sizes
-from edgellm_converters.architectures.checks import note_window
+from edgellm_converters.architectures.checks import no_window_in_mlx, note_window
 from edgellm_converters.architectures.common import Norm
 from edgellm_converters.architectures.family import (
     EMBEDDING,
@@ -51,6 +51,16 @@ def _more_keys(decoder: Decoder) -> Keys:
     return keys
 
 
+def _for_mlx(decoder: Decoder, notes: list[str]) -> dict[str, object]:
+    if decoder.scaling is not None:
+        notes.append(
+            "mlx-lm takes longrope's divisors for long contexts at every length; texts of less "
+            f"than {decoder.scaling.original_context} tokens come out otherwise than in "
+            "transformers"
+        )
+    return no_window_in_mlx(decoder, notes)
+
+
 PHI3 = Family(
     name="phi3",
     hf_names=("Phi3ForCausalLM",),
@@ -83,5 +93,6 @@ PHI3 = Family(
     read_stored=_read_stored,
     more_config=_more_config,
     more_keys=_more_keys,
+    for_mlx=_for_mlx,
     checks=(note_window,),
 )

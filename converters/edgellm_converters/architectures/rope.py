@@ -26,6 +26,7 @@ __all__ = [
     "factors",
     "from_factors",
     "from_metadata",
+    "mlx_scaling",
     "original_context",
     "read_partial",
     "read_rope",
@@ -80,6 +81,22 @@ class RopeScaling:
             # The factor is what the contexts give.
             del found["factor"]
         return found | {key: value for key, value in optional.items() if value}
+
+
+def mlx_scaling(scaling: RopeScaling | None) -> dict[str, object] | None:
+    """Give `rope_scaling` as mlx-lm reads it (`models/rope_utils.py`).
+
+    The kind goes by its older name too. Attention factors are read under names of the papers that
+    the kinds are from: for yarn as the slope that gives it, for longrope as it is.
+    """
+    if scaling is None:
+        return None
+    found = scaling.config() | {"type": scaling.kind}
+    if scaling.attention_factor and scaling.kind == "yarn" and scaling.factor > 1:
+        found["mscale"] = (scaling.attention_factor - 1) / (0.1 * math.log(scaling.factor))
+    if scaling.attention_factor and scaling.kind == "longrope":
+        found["long_mscale"] = scaling.attention_factor
+    return found
 
 
 def read_rope(config: Values, default_theta: float) -> tuple[float, RopeScaling | None]:
@@ -239,7 +256,8 @@ def _read_longrope(section: Values, config: Values) -> RopeScaling:
             f"contexts, {factor:g}"
         )
     for key in ("short_mscale", "long_mscale"):
-        if key in section:
+        # Folders of ours for mlx-lm have the attention factor by this name too.
+        if key in section and section.raw(key) != section.raw("attention_factor"):
             raise UnsupportedError(f"{config.path}: {key} of longrope has no place in GGUF")
     listed = section.raw("short_factor")
     size = len(listed) if isinstance(listed, list) else 1

@@ -77,12 +77,12 @@ class SafetensorsCheckpoint:
                 raise _pickle(path)
             return cls(*read_safetensors_header(path))
         if (path / SINGLE).exists():
-            return cls(*read_safetensors_header(_inside(path, SINGLE)))
+            return cls(*read_safetensors_header(inside(path, SINGLE)))
         if (path / INDEX).exists():
             return cls(*_read_shards(path))
         files = sorted(path.glob("*.safetensors"))
         if len(files) == 1:
-            return cls(*read_safetensors_header(_inside(path, files[0].name)))
+            return cls(*read_safetensors_header(inside(path, files[0].name)))
         if files:
             raise SourceNotFoundError(
                 f"{path}: {len(files)} safetensors files, but no {INDEX} that says what is where"
@@ -152,12 +152,12 @@ class SafetensorsCheckpoint:
 
 def _read_shards(folder: Path) -> tuple[dict[str, SafetensorInfo], dict[str, str]]:
     """Read every shard that the index names; index and shards must tell the same."""
-    index = _inside(folder, INDEX)
+    index = inside(folder, INDEX)
     weight_map = read_index(index)
     tensors: dict[str, SafetensorInfo] = {}
     metadata: dict[str, str] = {}
     for file in sorted(set(weight_map.values())):
-        shard = _inside(folder, file)
+        shard = inside(folder, file)
         found, notes = read_safetensors_header(shard)
         metadata |= notes
         for name, tensor in found.items():
@@ -173,7 +173,7 @@ def _read_shards(folder: Path) -> tuple[dict[str, SafetensorInfo], dict[str, str
     return tensors, metadata
 
 
-def _inside(folder: Path, name: str) -> Path:
+def inside(folder: Path, name: str) -> Path:
     """Give the path of a folder's file, unless a symbolic link leads out of the folder.
 
     The Hugging Face cache is the one exception: `snapshots/<commit>/<file>` are links into the

@@ -24,18 +24,22 @@ __all__ = [
     "require_space",
 ]
 
-# What a Hugging Face folder of ours may hold; a folder with anything else is not replaced.
-OWN_NAMES = frozenset(
-    {
-        "config.json",
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "chat_template.jinja",
-        "model.safetensors.index.json",
-    }
+COPIED = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "added_tokens.json",
 )
+"""Files of a folder beside config.json and the tensors, which another folder takes over."""
+
+# What a folder of ours may hold; a folder with anything else is not replaced.
+OWN_NAMES = frozenset({"config.json", "model.safetensors.index.json", *COPIED})
 
 
 def check_place(target: Path) -> None:

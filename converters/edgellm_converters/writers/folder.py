@@ -1,7 +1,7 @@
-"""Writing a Hugging Face folder: safetensors files in slabs, and the JSON files beside them.
+"""Writing a Hugging Face or MLX folder: safetensors files in slabs, and JSON files beside them.
 
 A safetensors file is a u64 length, a JSON header padded with spaces to 8 bytes, and the data of the
-tensors without gaps.
+tensors without gaps. A quantized weight of MLX is three of them: codes, scales and biases.
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ from typing import Any
 import numpy.typing as npt
 
 from edgellm_converters.writers.hashing import HashingFile
+from edgellm_quant.formats import Format, MLXFormat
+from edgellm_quant.formats.mlx import split_rows
 
-__all__ = ["MAX_SHARD", "HuggingFaceSpec", "OpenFolder", "huggingface_folder", "write_json"]
+__all__ = ["MAX_SHARD", "FolderSpec", "OpenFolder", "tensor_folder", "write_json"]
 
 MAX_SHARD = 5_000_000_000
-"""Bytes of tensors in one file, as transformers cuts them."""
+"""Bytes of tensors in one file, as transformers and mlx-lm cut them."""
 
-WIDTHS: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2}
+WIDTHS: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4, "U8": 1}
 
 
 @dataclass(frozen=True, slots=True)
-class HuggingFaceSpec:
-    """A tensor to be written; `dtype` is F32, F16 or BF16."""
+class Stored:
+    """A tensor as a safetensors file holds it."""
 
     name: str
-    shape: tuple[int, ...]
     dtype: str
+    shape: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
@@ -41,11 +43,47 @@ class HuggingFaceSpec:
         return math.prod(self.shape) * WIDTHS[self.dtype]
 
 
+@dataclass(frozen=True, slots=True)
+class FolderSpec:
+    """A tensor to be written: F32, F16, BF16, or a format of MLX."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: Format
+
+    @property
+    def parameters(self) -> int:
+        """The number of its values."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its data."""
+        return sum(part.nbytes for part in self.stored)
+
+    @property
+    def stored(self) -> tuple[Stored, ...]:
+        """The tensors that it becomes."""
+        fmt = self.format
+        if not isinstance(fmt, MLXFormat):
+            return (Stored(self.name, fmt.name, self.shape),)
+        module = self.name.removesuffix(".weight")
+        rows, columns = self.shape[:-1], self.shape[-1]
+        groups = (*rows, columns // fmt.group_size)
+        codes = Stored(self.name, "U32", (*rows, fmt.words(columns)))
+        ends = ("scales", "biases") if fmt.has_biases else ("scales",)
+        return (codes, *(Stored(f"{module}.{end}", fmt.scale, groups) for end in ends))
+
+
 class OpenFolder:
     """A folder whose tensor files are written one after the other; takes their data in order."""
 
-    def __init__(self, folder: Path, tensors: Sequence[HuggingFaceSpec], max_shard: int) -> None:
+    def __init__(
+        self, folder: Path, tensors: Sequence[FolderSpec], mark: str, max_shard: int
+    ) -> None:
         self.folder = folder
+        self._mark = mark
+        self._late: list[list[npt.NDArray[Any]]] = [[], []]
         self._shards = _shards(tensors, max_shard)
         self._names = _names(len(self._shards))
         self._file: HashingFile | None = None
@@ -56,7 +94,7 @@ class OpenFolder:
         ]
         self._open = -1
 
-    def begin(self) -> HuggingFaceSpec:
+    def begin(self) -> FolderSpec:
         """Go to the next tensor, after the one before got all of its bytes."""
         if self._due:
             raise ValueError(f"{self._due} bytes of the tensor before are missing")
@@ -64,17 +102,34 @@ class OpenFolder:
         if number != self._open:
             self._close_file()
             self._file = HashingFile((self.folder / self._names[number]).open("wb"))
-            self._file.write(_header(self._shards[number]))
+            self._file.write(_header(self._shards[number], self._mark))
             self._open = number
         self._due = spec.nbytes
+        self._spec = spec
         return spec
 
     def write(self, data: npt.NDArray[Any]) -> None:
-        """Write some rows of the tensor; the array must not be changed afterwards."""
+        """Write some rows of the tensor; the array must not be changed afterwards.
+
+        Of MLX's rows the codes are written, and scales and biases kept until the last row.
+        """
         if self._file is None or data.nbytes > self._due:
             raise ValueError(f"{data.nbytes} bytes, but {self._due} are due")
-        self._file.write_array(data)
         self._due -= data.nbytes
+        fmt = self._spec.format
+        if not isinstance(fmt, MLXFormat):
+            self._file.write_array(data)
+            return
+        codes, scales, biases = split_rows(data, fmt, self._spec.shape[-1])
+        self._file.write_array(codes)
+        for kept, part in zip(self._late, (scales, biases), strict=True):
+            if part is not None:
+                kept.append(part)
+        if not self._due:
+            for kept in self._late:
+                for part in kept:
+                    self._file.write_array(part)
+                kept.clear()
 
     def finish(self) -> tuple[str, int]:
         """Write the index if there are several files; give digest and bytes of the folder.
@@ -87,9 +142,10 @@ class OpenFolder:
         if len(self._names) > 1:
             total = sum(spec.nbytes for shard in self._shards for spec in shard)
             places = {
-                spec.name: self._names[number]
+                part.name: self._names[number]
                 for number, shard in enumerate(self._shards)
                 for spec in shard
+                for part in spec.stored
             }
             index = {"metadata": {"total_size": total}, "weight_map": places}
             write_json(self.folder / "model.safetensors.index.json", index)
@@ -116,11 +172,14 @@ class OpenFolder:
 
 
 @contextmanager
-def huggingface_folder(
-    folder: Path, tensors: Sequence[HuggingFaceSpec], max_shard: int = MAX_SHARD
+def tensor_folder(
+    folder: Path, tensors: Sequence[FolderSpec], mark: str = "pt", max_shard: int = MAX_SHARD
 ) -> Iterator[OpenFolder]:
-    """Open an existing, empty folder for the tensors."""
-    writer = OpenFolder(folder, tensors, max_shard)
+    """Open an existing, empty folder for the tensors.
+
+    `mark` is what files say of their origin: "pt" is for transformers, "mlx" for mlx-lm.
+    """
+    writer = OpenFolder(folder, tensors, mark, max_shard)
     try:
         yield writer
     finally:
@@ -132,8 +191,8 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def _shards(tensors: Sequence[HuggingFaceSpec], most: int) -> list[list[HuggingFaceSpec]]:
-    shards: list[list[HuggingFaceSpec]] = [[]]
+def _shards(tensors: Sequence[FolderSpec], most: int) -> list[list[FolderSpec]]:
+    shards: list[list[FolderSpec]] = [[]]
     size = 0
     for spec in tensors:
         if shards[-1] and size + spec.nbytes > most:
@@ -150,14 +209,14 @@ def _names(count: int) -> list[str]:
     return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
-def _header(tensors: Sequence[HuggingFaceSpec]) -> bytes:
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+def _header(tensors: Sequence[FolderSpec], mark: str) -> bytes:
+    header: dict[str, object] = {"__metadata__": {"format": mark}}
     end = 0
-    for spec in tensors:
-        begin, end = end, end + spec.nbytes
-        header[spec.name] = {
-            "dtype": spec.dtype,
-            "shape": list(spec.shape),
+    for part in (part for spec in tensors for part in spec.stored):
+        begin, end = end, end + part.nbytes
+        header[part.name] = {
+            "dtype": part.dtype,
+            "shape": list(part.shape),
             "data_offsets": [begin, end],
         }
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,170 @@
+"""A folder with config.json, safetensors files and a tokenizer: Hugging Face's layout, or MLX's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgellm_converters.architectures import Architecture, by_hf_name
+from edgellm_converters.architectures.base import TEXT, U32, Keys, Side
+from edgellm_converters.architectures.values import Values
+from edgellm_converters.checkpoints.gguf_split import ARCHITECTURE
+from edgellm_converters.checkpoints.mlx import MLXTensors, is_mlx
+from edgellm_converters.checkpoints.quantized import decode_checkpoint
+from edgellm_converters.checkpoints.safetensors import SafetensorsCheckpoint, inside
+from edgellm_converters.errors import ConfigError, SourceNotFoundError
+from edgellm_converters.jsonfile import read_object
+from edgellm_converters.plan import make_plan
+from edgellm_converters.sources.base import (
+    DTYPE_NAMES,
+    QUANTIZATION_VERSION,
+    Files,
+    Plan,
+    check_mlx,
+    facts_of,
+    provenance,
+)
+from edgellm_converters.streams import SLAB_VALUES, HuggingFaceTensors, Tensors, step_format
+from edgellm_converters.targets import Choice
+from edgellm_converters.tokenizers.huggingface import read_vocabulary
+from edgellm_converters.tokenizers.metadata import vocabulary_keys
+from edgellm_converters.writers.atomic import COPIED
+from edgellm_converters.writers.gguf import Entries, pack
+from edgellm_converters.writers.mlx import quantization_config
+
+__all__ = ["FolderSource"]
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+class FolderSource:
+    """A Hugging Face or MLX folder."""
+
+    alignment = 32
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.files: tuple[Path, ...] = (path,)
+        file = path / "config.json"
+        if not file.exists():
+            inside_it = sorted(path.glob("*.gguf"))
+            hint = (
+                f"did you mean {inside_it[0]}?"
+                if inside_it
+                else "a Hugging Face model folder has one"
+            )
+            raise SourceNotFoundError(f"{path}: there is no config.json in this folder", hint=hint)
+        self._raw_config = read_object(file)
+        self._config = Values(file, self._raw_config)
+        self._architecture = self._find(file)
+        checkpoint = SafetensorsCheckpoint.open(path)
+        self.side = Side.MLX if is_mlx(self._config, checkpoint) else Side.HF
+        self._notes: list[str] = []
+        self._decoder = self._architecture.from_config(self._config, self._notes)
+        self.tensors: Tensors
+        if self.side is Side.MLX:
+            self.tensors = MLXTensors(path, checkpoint, self._config)
+        else:
+            decoded = decode_checkpoint(self._config, checkpoint)
+            self._notes += decoded.notes
+            self.tensors = HuggingFaceTensors(
+                path, checkpoint, self._architecture.canonical, decoded
+            )
+
+    def _find(self, file: Path) -> Architecture:
+        names = self._config.raw("architectures")
+        if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
+            raise self._config.wrong("architectures", "a list of one name")
+        return by_hf_name(file, names[0])
+
+    def plan(self, target: Side) -> Plan:
+        """Plan a target by the architecture's rules."""
+        decoder, architecture = self._decoder, self._architecture
+        notes: list[str] = []
+        if target is Side.MLX:
+            check_mlx(self.path, architecture)
+            architecture.mlx_config(decoder, notes)
+        if target is Side.GGUF:
+            notes += self._notes
+        steps = make_plan(
+            self.path,
+            architecture.rules(decoder),
+            self.tensors.shapes,
+            self.side,
+            target,
+            unused=architecture.unused(decoder),
+        )
+        for step in steps:
+            step_format(self.tensors, step)
+        if decoder.tied and HEAD in self.tensors.shapes:
+            self._check_tied()
+        return Plan(
+            architecture.name,
+            target,
+            steps,
+            facts_of(decoder, architecture),
+            architecture.generated(decoder) if target is Side.GGUF else {},
+            notes,
+        )
+
+    def _check_tied(self) -> None:
+        """Refuse an output matrix that would be left out though it is not the embedding's copy."""
+        of = self.tensors
+        rows, columns = of.shapes[EMBEDDING]
+        same = of.shapes[HEAD] == (rows, columns) and of.format(HEAD) == of.format(EMBEDDING)
+        slab = max(1, SLAB_VALUES // columns)
+        for start in range(0, rows if same else 0, slab):
+            part = (start, min(start + slab, rows))
+            same = same and np.array_equal(of.rows(HEAD, *part), of.rows(EMBEDDING, *part))
+        if not same:
+            raise ConfigError(
+                f"{self.path}: tie_word_embeddings is true, but {HEAD} is not {EMBEDDING}",
+                hint='if the output matrix is one of its own, set "tie_word_embeddings": false in '
+                "config.json",
+            )
+
+    def entries(self, plan: Plan, choice: Choice) -> Entries:
+        """Give general keys, the architecture's and the tokenizer's."""
+        keys: Keys = {
+            ARCHITECTURE: (TEXT, plan.architecture),
+            "general.type": (TEXT, "model"),
+            "general.name": (TEXT, self._name()),
+        }
+        keys |= self._architecture.metadata(self._decoder)
+        keys["general.file_type"] = (U32, choice.file_type)
+        keys["general.quantization_version"] = (U32, QUANTIZATION_VERSION)
+        keys |= vocabulary_keys(
+            read_vocabulary(self.path, self._raw_config, self._decoder.vocabulary, plan.notes)
+        )
+        return {key: pack(*value) for key, value in (keys | provenance(self.path, choice)).items()}
+
+    def files_for(self, plan: Plan, choice: Choice) -> Files:
+        """Take over the tokenizer's files, and config.json with what the target changes."""
+        config: dict[str, Any] = {
+            key: value
+            for key, value in self._raw_config.items()
+            if key not in ("quantization", "quantization_config")
+        }
+        if plan.target is Side.MLX:
+            config = self._for_mlx(config) | quantization_config(plan.steps, choice.formats)
+        dtype = DTYPE_NAMES[choice.dense]
+        config |= {key: dtype for key in ("torch_dtype", "dtype") if key in config}
+        copies = [inside(self.path, name) for name in COPIED if (self.path / name).is_file()]
+        return Files({"config.json": config}, copies)
+
+    def _for_mlx(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Write out what readers other than transformers would take from defaults of their own.
+
+        Above all theta and scaling of rotary positions, which transformers 5 nests.
+        """
+        written = self._architecture.config(self._decoder)
+        found = {key: value for key, value in written.items() if config.get(key) is None}
+        return dict(config) | found | self._architecture.mlx_config(self._decoder, [])
+
+    def _name(self) -> str:
+        given = self._config.raw("_name_or_path")
+        name = Path(given).name if isinstance(given, str) else ""
+        return name or self.path.resolve().name
