@@ -232,6 +232,22 @@ FAMILIES = (
         tied=True,
         embedding=0.1,
     ),
+    Spec(
+        "phi3-longrope-plain",
+        {
+            "architectures": "Phi3ForCausalLM",
+            "model_type": "phi3",
+            "partial_rotary_factor": 0.75,
+            "max_position_embeddings": 512,
+            "original_max_position_embeddings": 4,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": LONGROPE | {"rope_theta": 1e4},
+            "sliding_window": None,
+        },
+        FUSED | NORMS,
+        seed=36,
+        pre="spm-prefix",
+    ),
     # Five layers, so that one does not rotate and one after it does.
     Spec(
         "smollm3",

@@ -11,6 +11,7 @@ import pytest
 
 import tiny
 from edgellm_converters.architectures import by_hf_name
+from edgellm_converters.errors import UnsupportedError
 from edgellm_converters.jsonfile import read_object
 from edgellm_converters.pipeline import convert
 from edgellm_quant.mlx_recipes import MLXRecipe
@@ -30,6 +31,8 @@ LARGEST_DIFFERENCE = 2e-4
 OTHER_GELU = {"gemma": 3e-3, "starcoder2": 3e-3}
 # Models that mlx-lm runs otherwise, as a note of `convert` says; positions up to which they agree.
 OTHERS = {"gemma2": 8, "phi3-longrope-short": 1}
+# Models that mlx-lm cannot be told.
+REFUSED = {"phi3-longrope-long": "attention factor"}
 # mlx-lm computes in bfloat16 what follows an embedding in mxfp4, until a dense tensor comes.
 IN_BFLOAT16 = {("olmo2", "mxfp4"): 0.03}
 
@@ -54,6 +57,10 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Pat
     folder = tiny.MODELS[request.param](tmp_path / "hf")
     if not in_mlx(folder):
         pytest.skip("mlx-lm has no model of this family")
+    if request.param in REFUSED:
+        with pytest.raises(UnsupportedError, match=REFUSED[request.param]):
+            convert(folder, tmp_path / "mlx", to="mlx")
+        pytest.skip("refused, as it must be")
     return request.param, folder
 
 

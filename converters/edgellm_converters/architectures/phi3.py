@@ -22,6 +22,7 @@ from edgellm_converters.architectures.family import (
 )
 from edgellm_converters.architectures.rope import attention_factor, original_context
 from edgellm_converters.architectures.values import Values
+from edgellm_converters.errors import UnsupportedError
 
 __all__ = ["PHI3"]
 
@@ -53,6 +54,12 @@ def _more_keys(decoder: Decoder) -> Keys:
 
 def _for_mlx(decoder: Decoder, notes: list[str]) -> dict[str, object]:
     if decoder.scaling is not None:
+        if decoder.scaling.attention_factor:
+            raise UnsupportedError(
+                f"mlx-lm computes the attention factor of longrope from the contexts, and cannot "
+                f"be told {decoder.scaling.attention_factor:g}",
+                hint="write GGUF: -o NAME.gguf",
+            )
         notes.append(
             "mlx-lm takes longrope's divisors for long contexts at every length; texts of less "
             f"than {decoder.scaling.original_context} tokens come out otherwise than in "

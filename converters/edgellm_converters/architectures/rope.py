@@ -86,16 +86,13 @@ class RopeScaling:
 def mlx_scaling(scaling: RopeScaling | None) -> dict[str, object] | None:
     """Give `rope_scaling` as mlx-lm reads it (`models/rope_utils.py`).
 
-    The kind goes by its older name too. Attention factors are read under names of the papers that
-    the kinds are from: for yarn as the slope that gives it, for longrope as it is.
+    The kind goes by its older name too, and yarn's attention factor is the slope that gives it.
     """
     if scaling is None:
         return None
     found = scaling.config() | {"type": scaling.kind}
     if scaling.attention_factor and scaling.kind == "yarn" and scaling.factor > 1:
         found["mscale"] = (scaling.attention_factor - 1) / (0.1 * math.log(scaling.factor))
-    if scaling.attention_factor and scaling.kind == "longrope":
-        found["long_mscale"] = scaling.attention_factor
     return found
 
 
@@ -256,8 +253,7 @@ def _read_longrope(section: Values, config: Values) -> RopeScaling:
             f"contexts, {factor:g}"
         )
     for key in ("short_mscale", "long_mscale"):
-        # Folders of ours for mlx-lm have the attention factor by this name too.
-        if key in section and section.raw(key) != section.raw("attention_factor"):
+        if key in section:
             raise UnsupportedError(f"{config.path}: {key} of longrope has no place in GGUF")
     listed = section.raw("short_factor")
     size = len(listed) if isinstance(listed, list) else 1
