@@ -11,7 +11,7 @@ import numpy.typing as npt
 from edgellm_converters.errors import NotFiniteError
 from edgellm_converters.finite import INFINITY, is_finite, not_finite, spell
 from edgellm_converters.streams import SLAB_VALUES, Tensors
-from edgellm_quant.formats import FORMATS, Format
+from edgellm_quant.formats import FORMATS, BlockFormat, Format
 
 __all__ = ["CheckedTensors"]
 
@@ -57,8 +57,11 @@ class CheckedTensors:
             NotFiniteError: a value is NaN or infinite, and that is not allowed.
         """
         blocks = self._tensors.rows(name, start, stop)
-        fmt = self.format(name)
-        if fmt.name not in INFINITY or is_finite(blocks, fmt):
+        stored = self.format(name)
+        if stored.name not in INFINITY:
+            return blocks
+        fmt = FORMATS[stored.name]
+        if is_finite(blocks, fmt):
             return blocks
         self._note(name, start, blocks, fmt)
         if not self._allow:
@@ -75,17 +78,17 @@ class CheckedTensors:
         """Sentences on what was found."""
         return [self._sentence(name) for name in self._first]
 
-    def _note(self, name: str, start: int, blocks: Bytes, fmt: Format) -> None:
+    def _note(self, name: str, start: int, blocks: Bytes, fmt: BlockFormat) -> None:
         bad = not_finite(blocks, fmt)
         # A tensor that is put together anew may be read in pieces that overlap.
         self._counts.setdefault(name, {})[start] = int(np.count_nonzero(bad))
         if name not in self._first:
             row, column = (int(at) for at in np.argwhere(bad)[0])
-            width = FORMATS[fmt.name].type_size
+            width = fmt.type_size
             cell = np.ascontiguousarray(blocks[row, column * width : (column + 1) * width])
             self._first[name] = f"row {start + row}, column {column} ({spell(cell, fmt)})"
 
-    def _count_rest(self, name: str, start: int, fmt: Format) -> None:
+    def _count_rest(self, name: str, start: int, fmt: BlockFormat) -> None:
         """Look at the rows behind the first bad ones, so that a person gets the whole number."""
         shape = self.shapes[name]
         rows = 1

@@ -226,9 +226,7 @@ def _stream(tensors: Tensors, piece: Piece, recode: Recoder) -> Iterator[npt.NDA
         yield _recoded(blocks, piece.columns, piece, source, recode)
 
 
-def _recoded(
-    blocks: Bytes, columns: int, piece: Piece, source: Format, recode: Recoder
-) -> Bytes:
+def _recoded(blocks: Bytes, columns: int, piece: Piece, source: Format, recode: Recoder) -> Bytes:
     """Give rows in the target's format; blocks that were transposed come as F32."""
     if Change.TRANSPOSE in piece.changes and source.is_quantized:
         source = FORMATS["F32"]
