@@ -48,12 +48,16 @@ class Affine:
             self.codes, np.repeat(self.scales, times, axis=1), np.repeat(self.biases, times, axis=1)
         )
 
-    def values(self, rows: NDArray[np.intp]) -> Floats:
-        """Give the values of some rows: float32 (len(rows), columns), each step rounded."""
-        codes = self.codes[rows].reshape(len(rows), -1, self.group_size)
-        values = codes * self.scales[rows][..., None]
-        values += self.biases[rows][..., None]
-        return values.reshape(len(rows), -1)
+    def take(self, rows: NDArray[np.bool_]) -> Affine:
+        """Give some of the rows."""
+        return Affine(self.codes[rows], self.scales[rows], self.biases[rows])
+
+    def values(self) -> Floats:
+        """Decode: float32 (rows, columns), rounded after each of the two steps."""
+        values = self.codes.reshape(*self.scales.shape, -1).astype(np.float32)
+        values *= self.scales[..., None]
+        values += self.biases[..., None]
+        return values.reshape(self.codes.shape)
 
 
 def _halves(blocks: Bytes, start: int) -> Floats:
@@ -135,10 +139,16 @@ def _q4_k(blocks: Bytes) -> Affine:
     return _k(blocks, _k_nibbles(blocks[..., 16:]))
 
 
+_TO_FIFTH = np.array([4, 3, 2, 1, 0, 0, 0, 0], np.uint8)[:, None]
+_FROM_ABOVE = np.array([0, 0, 0, 0, 0, 1, 2, 3], np.uint8)[:, None]
+
+
 def _q5_k(blocks: Bytes) -> Affine:
-    # Bit s of byte i is the fifth bit of value i in sub-block s.
-    fifth = _single_bits(blocks[..., 16:48, None])  # (rows, blocks, 32, 8)
-    return _k(blocks, _k_nibbles(blocks[..., 48:]) | fifth.swapaxes(-1, -2) << np.uint8(4))
+    # Bit s of byte i is the fifth bit of value i in sub-block s; it moves to where a fifth bit is.
+    high = blocks[..., None, 16:48] << _TO_FIFTH >> _FROM_ABOVE  # (rows, blocks, 8, 32)
+    high &= np.uint8(16)
+    high |= _k_nibbles(blocks[..., 48:])
+    return _k(blocks, high)
 
 
 # The levels of IQ4, by code, as codes of a scale with bias -128.
@@ -150,7 +160,7 @@ _IQ4_CODES = (_IQ4 + 128).astype(np.uint8)
 
 def _iq4_nl(blocks: Bytes) -> Affine:
     scale = _halves(blocks, 0)
-    return _affine(_IQ4_CODES[nibbles(blocks[..., 2:])], scale, -128 * scale)
+    return _affine(np.take(_IQ4_CODES, nibbles(blocks[..., 2:])), scale, -128 * scale)
 
 
 def _iq4_xs(blocks: Bytes) -> Affine:
@@ -160,7 +170,7 @@ def _iq4_xs(blocks: Bytes) -> Affine:
     six = low.reshape(shape) | high.reshape(shape) << np.uint8(4)
     scale = _halves(blocks, 0)[..., None] * (six.astype(np.float32) - 32)  # (rows, blocks, 8)
     packed = blocks[..., 8:].reshape(*shape, 16)
-    return _affine(_IQ4_CODES[nibbles(packed)], scale, -128 * scale)
+    return _affine(np.take(_IQ4_CODES, nibbles(packed)), scale, -128 * scale)
 
 
 def _q1_0(blocks: Bytes) -> Affine:

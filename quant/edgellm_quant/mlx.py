@@ -132,12 +132,15 @@ def narrow_scales(values: Floats, fmt: MLXFormat) -> NDArray[Any]:
     """Round the scales or biases of an affine format to its type, to nearest, ties to even.
 
     Returns:
-        float16, float32 or uint16 (the bits of a bfloat16), infinite where a value is too large.
+        float16, float32 or uint16 (the bits of a bfloat16), infinite where a value is too
+        large; NaN stays NaN.
     """
     if fmt.scale == "BF16":
         bits = values.view(np.uint32)
         rounded = bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
-        return (rounded >> np.uint32(16)).astype(np.uint16)
+        narrow = (rounded >> np.uint32(16)).astype(np.uint16)
+        # Rounding can carry a NaN over into the sign.
+        return np.where(np.isnan(values), np.uint16(0x7FC0), narrow)
     with np.errstate(over="ignore", under="ignore"):
         return values.astype(np.float16 if fmt.scale == "F16" else np.float32)
 
