@@ -25,6 +25,8 @@ class LlamaModel:
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = vocab_only
         params.n_gpu_layers = 0
+        # Weights as the file has them: some kernels for repacked ones need more than the CPU says.
+        params.use_extra_bufts = False
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:
             raise RuntimeError(f"llama.cpp refuses {path}")
@@ -46,6 +48,21 @@ class LlamaModel:
         with self._context(len(tokens)) as context:
             return [self._step(context, token, at) for at, token in enumerate(tokens)]
 
+    def embeddings(self, tokens: list[int], *, pooled: bool = False) -> list[list[float]]:
+        """The vector of every token, or the one of the text as the file says: (rows, columns)."""
+        own = llama_cpp.LLAMA_POOLING_TYPE_UNSPECIFIED
+        pooling = own if pooled else llama_cpp.LLAMA_POOLING_TYPE_NONE
+        with self._context(len(tokens), embeddings=True, pooling_type=pooling) as context:
+            assert llama_cpp.llama_pooling_type(context) or not pooled, "the file says no pooling"
+            array = (ctypes.c_int32 * len(tokens))(*tokens)
+            batch = llama_cpp.llama_batch_get_one(array, len(tokens))
+            assert llama_cpp.llama_encode(context, batch) == 0
+            size = llama_cpp.llama_model_n_embd_out(self.model)
+            if pooled:
+                return [llama_cpp.llama_get_embeddings_seq(context, 0)[:size]]
+            count = len(tokens)
+            return [llama_cpp.llama_get_embeddings_ith(context, at)[:size] for at in range(count)]
+
     def greedy(self, prompt: list[int], count: int) -> list[int]:
         """The `count` most probable tokens after the prompt, one by one."""
         found: list[int] = []
@@ -66,14 +83,16 @@ class LlamaModel:
         return llama_cpp.llama_get_logits(context)[:size]
 
     @contextlib.contextmanager
-    def _context(self, size: int) -> Iterator[Any]:
+    def _context(self, size: int, **changes: Any) -> Iterator[Any]:
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = max(64, size)
+        params.n_ctx = params.n_batch = params.n_ubatch = max(64, size)
         params.n_threads = params.n_threads_batch = 1
         # Plain float32 throughout: what a reference computes.
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.type_k = params.type_v = llama_cpp.GGML_TYPE_F32
         params.swa_full = True
+        for name, value in changes.items():
+            setattr(params, name, value)
         context = llama_cpp.llama_init_from_model(self.model, params)
         assert context
         try:

@@ -14,8 +14,18 @@ from typing import Any
 
 import numpy as np
 
+import tiny_encoders
 import tiny_families
-from tiny_tokenizers import BYTE_LEVEL, SMOLLM, byte_level, sentencepiece
+from tiny_tokenizers import (
+    BYTE_LEVEL,
+    SETTINGS_BERT,
+    SETTINGS_XLMR,
+    SMOLLM,
+    byte_level,
+    sentencepiece,
+    unigram,
+    wordpiece,
+)
 
 Tensors = dict[str, np.ndarray]
 
@@ -283,18 +293,28 @@ def family(folder: Path, spec: tiny_families.Spec, *, dtype: str = "F32", **chan
                 width = scale.get(name, 1.5 / inputs**0.5)
                 rows = int(np.prod(shape[:-1]))
                 tensors[name] = _matrix(rng, rows, shape[-1], width).reshape(shape)
-            elif name.endswith(".bias"):
+            elif name.endswith((".bias", ".beta")):
                 tensors[name] = _matrix(rng, 1, shape[0], 0.3)[0]
             else:
                 around = 0 if spec.plus_one else 1
                 tensors[name] = around + _matrix(rng, 1, shape[0], 0.2)[0]
-    return _write(folder, config, tensors, tokenizer, settings, dtype)
+    _write(folder, config, tensors, tokenizer, settings, dtype)
+    for name, content in spec.files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    return folder
 
 
 def _tokenizer(pre: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Give tokenizer.json and tokenizer_config.json by the name of a way to split."""
     if pre.startswith("spm"):
         return sentencepiece(prefix=pre == "spm-prefix"), SETTINGS_SPM
+    if pre == "wordpiece":
+        return wordpiece(), SETTINGS_BERT
+    if pre == "xlmr":
+        return unigram("xlm-r"), SETTINGS_XLMR
+    if pre == "roberta":
+        return tiny_encoders.roberta_tokenizer(), tiny_encoders.SETTINGS_ROBERTA
     if pre == "smollm":
         return byte_level(SMOLLM), SETTINGS_BPE
     expression = {
@@ -368,4 +388,9 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     ),
     "gemma3": gemma3,
     **{spec.name: partial(family, spec=spec) for spec in tiny_families.FAMILIES},
+}
+
+# Embedding models: what is compared is vectors, not logits.
+ENCODERS: dict[str, Callable[[Path], Path]] = {
+    spec.name: partial(family, spec=spec) for spec in tiny_encoders.ENCODERS
 }

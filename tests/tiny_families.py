@@ -44,7 +44,9 @@ class Spec:
     for as many tensors as there are `experts`. `layer` may be a function of the layer's number.
     `plain` tells that `config` holds all keys, because the family has names of its own for them;
     `sizes` are further names of sizes. Names that end in one of `transposed` are of matrices whose
-    rows are inputs.
+    rows are inputs. `files` are JSON files beside the usual ones. `left_out` are tensors that a
+    conversion leaves out, and `blank` those of which it blanks so many first rows;
+    `now` gives the name that a tensor has after it; `gguf` is the name of its architecture there.
     """
 
     name: str
@@ -67,6 +69,11 @@ class Spec:
     plus_one: bool = False
     embedding: float = 1.0
     output: float = 0.5
+    files: dict[str, object] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    blank: dict[str, int] = field(default_factory=dict)
+    now: Callable[[str], str] = str
+    gguf: str = ""
 
 
 NORM_BIAS = {"input_layernorm.bias": "hidden", "post_attention_layernorm.bias": "hidden"}

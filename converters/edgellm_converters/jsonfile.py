@@ -11,7 +11,14 @@ from typing import Any
 from edgellm_converters.checkpoints.gguf_header import open_regular
 from edgellm_converters.errors import ConfigError
 
-__all__ = ["MAX_BYTES", "MAX_TOKENIZER_BYTES", "parse_json", "read_object", "read_text"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_TOKENIZER_BYTES",
+    "parse_json",
+    "read_list",
+    "read_object",
+    "read_text",
+]
 
 # The largest tokenizer_config.json in use has 1.2 MB, the largest tokenizer.json 34 MB.
 MAX_BYTES = 8 << 20
@@ -31,12 +38,17 @@ def read_object(path: Path, *, most: int = MAX_BYTES) -> dict[str, Any]:
         SourceNotFoundError: there is no such file.
         ConfigError: it is too long, no JSON, or no object.
     """
-    try:
-        value = parse_json(_read(path, most), most=most)
-    except ValueError as error:
-        raise ConfigError(f"{path}: this is no JSON: {error}") from None
+    value = _value(path, most)
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: the file holds no JSON object")
+    return value
+
+
+def read_list(path: Path, *, most: int = MAX_BYTES) -> list[Any]:
+    """Read a JSON file that holds one list; see `read_object`."""
+    value = _value(path, most)
+    if not isinstance(value, list):
+        raise ConfigError(f"{path}: the file holds no JSON list")
     return value
 
 
@@ -80,6 +92,13 @@ def parse_json(text: bytes, *, most: int = MAX_BYTES) -> object:
         except UnicodeEncodeError:
             raise ValueError("it holds half of a surrogate pair") from None
     return value
+
+
+def _value(path: Path, most: int) -> object:
+    try:
+        return parse_json(_read(path, most), most=most)
+    except ValueError as error:
+        raise ConfigError(f"{path}: this is no JSON: {error}") from None
 
 
 def _read(path: Path, most: int) -> bytes:

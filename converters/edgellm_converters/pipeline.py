@@ -98,9 +98,10 @@ class ConversionResult:
     """What was written.
 
     `bytes` and `sha256` are those of the file; of a folder, the sum of its files and the digest of
-    what `sha256sum *` prints in it. Of a split model, `output` is the first part, and the two are
-    those of all `parts`; of others, `parts` is empty. `bits_per_weight` is 0 where there are no
-    weights. `types` counts tensors by format. `notes` are sentences on what the target cannot say.
+    what `sha256sum` prints for its files by their names. Of a split model, `output` is the first
+    part, and the two are those of all `parts`; of others, `parts` is empty. `bits_per_weight` is 0
+    where there are no weights. `types` counts tensors by format. `notes` are sentences on what the
+    target cannot say.
     """
 
     source: Path

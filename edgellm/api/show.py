@@ -94,6 +94,10 @@ class ModelDetails:
         return value if isinstance(value, str) and value else None
 
 
+# Architectures that llama.cpp runs without a cache, whatever their metadata say.
+ENCODERS = ("gemma-embedding", "t5encoder")
+
+
 def show(reference: str | None = None, *, context: int | None = None) -> ModelDetails:
     """Describe a model given by path, name in the store, or folder; None is the default model.
 
@@ -162,8 +166,10 @@ def _commonest_type(tensors: tuple[TensorDetails, ...]) -> str | None:
 
 
 def _gguf_cache_width(metadata: Mapping[str, object], architecture: str | None) -> int | None:
-    """Count the numbers that one token adds to the cache, over all layers."""
+    """Count the numbers that one token adds to the cache, over all layers; 0 for an encoder."""
     prefix = f"{architecture}."
+    if metadata.get(prefix + "attention.causal") is False or architecture in ENCODERS:
+        return 0
     layers = _number(metadata.get(prefix + "block_count"))
     heads = metadata.get(prefix + "attention.head_count")
     heads_kv = metadata.get(prefix + "attention.head_count_kv", heads)

@@ -108,7 +108,11 @@ def _check_tensor(header: GGUFHeader, tensor: TensorInfo) -> None:
     # Norms, biases and factors are added and multiplied number by number, in float32 alone.
     vector = tensor.rows == 1 and "ffn_gate_inp" not in name and not name.startswith("cls")
     if kind != "F32" and (
-        vector or "norm" in name or name.endswith(".bias") or name.startswith("rope_")
+        vector
+        or "norm" in name
+        or name.endswith(".bias")
+        or name.startswith("rope_")
+        or name == "token_types.weight"
     ):
         _fail(header, f"the tensor {name!r} is of type {kind}, not F32")
 

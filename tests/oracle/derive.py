@@ -1,9 +1,11 @@
-"""Ask transformers for the greedy tokens of the tiny checkpoints, and write the golden files.
+"""Ask transformers for what the tiny checkpoints say, and write the golden files.
 
     python tests/oracle/derive.py [NAME ...]
 
 A golden file holds the prompt's ids by the checkpoint's tokenizer, the greedy tokens after them
-and the logits after the prompt (the first ones, rounded). Without names, all are written.
+and the logits after the prompt (the first ones, rounded); of an embedding model the vectors of the
+first and the last token, and the one of the text by the pooling of its files. Without names, all
+are written.
 """
 
 from __future__ import annotations
@@ -44,6 +46,38 @@ def derive(folder: Path) -> dict[str, Any]:
     }
 
 
+def hidden_states(folder: Path) -> tuple[list[int], Any]:
+    """Run one encoder in float32; give the ids of the prompt and (tokens, hidden) in numpy."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    prompt = list(AutoTokenizer.from_pretrained(folder)(PROMPT)["input_ids"])
+    with torch.no_grad():
+        return prompt, model.eval()(torch.tensor([prompt])).last_hidden_state[0].numpy()
+
+
+def pooled(folder: Path, hidden: Any) -> Any:
+    """Pool vectors as the files of sentence-transformers say: (hidden,)."""
+    flags = json.loads((folder / "1_Pooling" / "config.json").read_text())
+    ways = {
+        "pooling_mode_mean_tokens": lambda: hidden.mean(axis=0),
+        "pooling_mode_cls_token": lambda: hidden[0],
+        "pooling_mode_lasttoken": lambda: hidden[-1],
+    }
+    (found,) = (way() for flag, way in ways.items() if flags.get(flag))
+    return found
+
+
+def derive_encoder(folder: Path) -> dict[str, Any]:
+    """Give the prompt's ids, two vectors of tokens and the text's."""
+    prompt, hidden = hidden_states(folder)
+    vectors = {"first": hidden[0], "last": hidden[-1], "pooled": pooled(folder, hidden)}
+    return {"prompt": prompt} | {
+        name: [round(float(value), 5) for value in vector] for name, vector in vectors.items()
+    }
+
+
 def golden(name: str) -> dict[str, Any]:
     """Read the golden file of a checkpoint."""
     found: dict[str, Any] = json.loads((GOLDEN / f"{name}.json").read_text())
@@ -55,12 +89,15 @@ def main() -> None:
     import tiny
 
     with tempfile.TemporaryDirectory() as scratch:
-        for name in sys.argv[1:] or tiny.MODELS:
-            found = derive(tiny.MODELS[name](Path(scratch) / name))
+        for name in sys.argv[1:] or {**tiny.MODELS, **tiny.ENCODERS}:
+            if name in tiny.ENCODERS:
+                found = derive_encoder(tiny.ENCODERS[name](Path(scratch) / name))
+            else:
+                found = derive(tiny.MODELS[name](Path(scratch) / name))
             # A line for each part, so that a change can be seen.
             lines = ",\n".join(f' "{part}": {json.dumps(value)}' for part, value in found.items())
             (GOLDEN / f"{name}.json").write_text(f"{{\n{lines}\n}}\n")
-            print(name, found["greedy"][:8])
+            print(name, (found.get("greedy") or found["pooled"])[:8])
 
 
 if __name__ == "__main__":

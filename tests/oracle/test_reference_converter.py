@@ -42,9 +42,10 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", tiny.MODELS)
+@pytest.mark.parametrize("name", tiny.MODELS | tiny.ENCODERS)
 def test_the_file_is_that_of_the_reference(name: str, tmp_path: Path) -> None:
-    folder, ours, theirs = tiny.MODELS[name](tmp_path / name), tmp_path / "a.gguf", tmp_path / "b"
+    write = (tiny.MODELS | tiny.ENCODERS)[name]
+    folder, ours, theirs = write(tmp_path / name), tmp_path / "a.gguf", tmp_path / "b"
     convert(folder, ours, dtype="f32")
     command = [sys.executable, str(PROGRAM), SOURCE, str(folder), str(theirs)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)

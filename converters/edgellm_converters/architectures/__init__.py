@@ -13,6 +13,7 @@ from edgellm_converters.architectures.base import (
     TensorRule,
     Transform,
 )
+from edgellm_converters.architectures.bert import BERT, ROBERTA, XLM_ROBERTA
 from edgellm_converters.architectures.gemma import GEMMA, GEMMA2
 from edgellm_converters.architectures.gemma3 import GEMMA3
 from edgellm_converters.architectures.granite import GRANITE
@@ -50,12 +51,17 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     GRANITE,
     STABLELM,
     STARCODER2,
+    BERT,
+    ROBERTA,
+    XLM_ROBERTA,
 )
 
 _BY_HF: Mapping[str, Architecture] = {
     name: architecture for architecture in ARCHITECTURES for name in architecture.hf_names
 }
-_BY_GGUF: Mapping[str, Architecture] = {each.name: each for each in ARCHITECTURES}
+_BY_GGUF: Mapping[tuple[str, str], Architecture] = {
+    (each.name, tokenizer): each for each in ARCHITECTURES for tokenizer in each.tokenizers or ("",)
+}
 
 
 def by_hf_name(path: Path, name: str) -> Architecture:
@@ -72,15 +78,23 @@ def by_hf_name(path: Path, name: str) -> Architecture:
     return _BY_HF[name]
 
 
-def by_gguf_name(path: Path, name: str) -> Architecture:
-    """Find the family of a general.architecture.
+def by_gguf_name(path: Path, name: str, tokenizer: str = "") -> Architecture:
+    """Find the family of a general.architecture; where it has several, by tokenizer.ggml.model.
 
     Raises:
         UnsupportedError: it is not known; the hint lists those that are.
     """
-    if name not in _BY_GGUF:
+    found = _BY_GGUF.get((name, "")) or _BY_GGUF.get((name, tokenizer))
+    if found is not None:
+        return found
+    known = [kind for other, kind in _BY_GGUF if other == name]
+    if known:
         raise UnsupportedError(
-            f"{path}: the architecture {name!r:.80} is not known here",
-            hint=f"known are: {', '.join(_BY_GGUF)}",
+            f"{path}: a tokenizer of type {tokenizer!r:.80} is not known here for {name}",
+            hint=f"known are: {', '.join(known)}",
         )
-    return _BY_GGUF[name]
+    names = dict.fromkeys(name for name, _ in _BY_GGUF)
+    raise UnsupportedError(
+        f"{path}: the architecture {name!r:.80} is not known here",
+        hint=f"known are: {', '.join(names)}",
+    )

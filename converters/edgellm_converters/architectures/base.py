@@ -150,6 +150,13 @@ class Decoder(Sizes):
     `experts` are those of a layer, `experts_used` those that a token goes through; `expert_feed`
     and `shared_feed` are the inner sizes of one and of those that every token goes through;
     `leading_dense` layers have none.
+
+    Of encoders: `pooling` is how vectors of tokens become one of the text (a name of
+    `sentence.POOLINGS`, "" where nothing says), `normalized` whether that gets the length 1.
+    `token_types` counts kinds of segments; the first of learned positions stands at row
+    `position_offset` in a Hugging Face folder. `decoder_layers`, `decoder_start` (a token) and
+    `buckets` (of distances) are those of T5; `gated` tells of a gate in the feed-forward network;
+    `dense` is the inner size of two dense layers after pooling, 0 without them.
     """
 
     rope_theta: float
@@ -175,6 +182,15 @@ class Decoder(Sizes):
     expert_feed: int = 0
     shared_feed: int = 0
     leading_dense: int = 0
+    pooling: str = ""
+    normalized: bool = False
+    token_types: int = 0
+    position_offset: int = 0
+    decoder_layers: int = 0
+    decoder_start: int = 0
+    buckets: int = 0
+    gated: bool = False
+    dense: int = 0
 
 
 class Architecture(Protocol):
@@ -188,6 +204,16 @@ class Architecture(Protocol):
     @property
     def in_mlx(self) -> bool:
         """Whether mlx-lm has a model of this family."""
+        ...
+
+    @property
+    def tokenizers(self) -> tuple[str, ...]:
+        """The tokenizer.ggml.model of its files, where several families share a name; else none."""
+        ...
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Endings of the Hugging Face tensor names that belong to heads for tasks."""
         ...
 
     @property

@@ -201,6 +201,8 @@ def common_config(
     decoder: Decoder,
     norm: Norm = RMS,
     names: Mapping[str, str] = MappingProxyType({}),
+    *,
+    grouped: bool = True,
 ) -> dict[str, object]:
     """Give the part of config.json that the families share; `names` are a family's own keys."""
     sizes = {
@@ -210,8 +212,10 @@ def common_config(
         "num_attention_heads": decoder.heads,
         "num_key_value_heads": decoder.heads_kv,
         "vocab_size": decoder.vocabulary,
-        "max_position_embeddings": decoder.context,
+        "max_position_embeddings": decoder.context + decoder.position_offset,
     }
+    if not grouped:
+        del sizes["num_key_value_heads"]
     found: dict[str, object] = {"architectures": [hf_name], "model_type": model_type}
     found |= {names.get(key, key): value for key, value in sizes.items()}
     found[norm.config] = decoder.norm_epsilon

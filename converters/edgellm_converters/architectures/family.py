@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgellm_converters.architectures.base import F32, U32, Decoder, Keys, Sizes, TensorRule
+from edgellm_converters.architectures.base import BOOL, F32, U32, Decoder, Keys, Sizes, TensorRule
 from edgellm_converters.architectures.common import (
     RMS,
     STORED_KEYS,
@@ -36,6 +36,14 @@ from edgellm_converters.architectures.rope import (
     mlx_scaling,
     read_partial,
     read_rope,
+)
+from edgellm_converters.architectures.sentence import (
+    POOLING_KEY,
+    module_files,
+    normalized_keys,
+    pooling_keys,
+    read_modules,
+    read_stored_modules,
 )
 from edgellm_converters.architectures.tensors import (
     EMBEDDING,
@@ -156,6 +164,11 @@ class Family:
         checks: refuse, or take notes of, what of config.json has no place in GGUF.
         reads: keys of config.json that the functions above read.
         reads_stored: keys of the metadata that they read, or that llama.cpp passes over.
+        tokenizers: the tokenizer.ggml.model of its files, where several families have one `name`.
+        bidirectional: tokens see those after them, and the metadata say so.
+        heads: endings of tensors of heads for tasks, which are left out with a note.
+        pools: the files of sentence-transformers tell what becomes of the vectors.
+        whole_keys: gives keys of the metadata by their whole names.
     """
 
     name: str
@@ -195,6 +208,11 @@ class Family:
     checks: Sequence[Callable[[Values, Sizes, list[str]], None]] = ()
     reads: tuple[str, ...] = ()
     reads_stored: tuple[str, ...] = ()
+    tokenizers: tuple[str, ...] = ()
+    bidirectional: bool = False
+    heads: tuple[str, ...] = ()
+    pools: bool = False
+    whole_keys: Callable[[Decoder], Keys] | None = None
 
     # -- in -------------------------------------------------------------------------------------
 
@@ -216,6 +234,8 @@ class Family:
         found |= {each.field: each.read(config) for each in self.settings}
         if self.read is not None:
             found |= self.read(config, sizes)
+        if self.pools:
+            found |= read_modules(config.path.parent, sizes.hidden, found["context"], notes)
         return Decoder(**found)
 
     def _read_positions(self, config: Values, sizes: Sizes) -> Extra:
@@ -267,6 +287,10 @@ class Family:
     def from_metadata(self, metadata: Values, shapes: Mapping[str, tuple[int, ...]]) -> Decoder:
         """Read GGUF metadata; see `Architecture`. The caller reads tensors of rope factors."""
         own = {each.gguf for each in self.settings} | {self.norm.gguf}
+        if self.bidirectional and metadata.flag("attention.causal", True):
+            raise metadata.wrong("attention.causal", "false")
+        own |= {"attention.causal"} if self.bidirectional else set()
+        own |= {POOLING_KEY} if self.pools else set()
         refuse_metadata(metadata, own | {*STORED_KEYS, *self.reads_stored})
         if metadata.integer("expert_count", 0, least=0) and "expert_count" not in own:
             raise UnsupportedError(
@@ -278,6 +302,8 @@ class Family:
         found |= {each.field: each.read_stored(metadata, shapes) for each in self.settings}
         if self.read_stored is not None:
             found |= self.read_stored(metadata, shapes)
+        if self.pools:
+            found |= read_stored_modules(metadata)
         return Decoder(**found)
 
     def _read_stored_positions(
@@ -298,7 +324,14 @@ class Family:
 
     def config(self, decoder: Decoder) -> dict[str, object]:
         """Give config.json; see `Architecture`."""
-        found = common_config(self.hf_names[0], self.model_type, decoder, self.norm, self.names)
+        found = common_config(
+            self.hf_names[0],
+            self.model_type,
+            decoder,
+            self.norm,
+            self.names,
+            grouped=self.grouped,
+        )
         if decoder.explicit_head_dim or self.names_head_dim:
             found["head_dim"] = decoder.head_dim
         found |= {key: allowed[0] for key, allowed in self.fixed.items()}
@@ -335,7 +368,14 @@ class Family:
                 keys[each.gguf] = (F32 if each.kind == "number" else U32, value)
         if self.more_keys is not None:
             keys |= self.more_keys(decoder)
-        return {f"{self.name}.{key}": value for key, value in keys.items()}
+        if self.bidirectional:
+            keys["attention.causal"] = (BOOL, False)
+        if self.pools:
+            keys |= pooling_keys(decoder)
+        found = {f"{self.name}.{key}": value for key, value in keys.items()}
+        if self.pools:
+            found |= normalized_keys(decoder)
+        return found | (self.whole_keys(decoder) if self.whole_keys is not None else {})
 
     def rules(self, decoder: Decoder) -> list[TensorRule]:
         """Give the tensors; see `Architecture`."""
@@ -351,7 +391,8 @@ class Family:
 
     def files(self, decoder: Decoder) -> dict[str, object]:
         """Give further JSON files of a folder; see `Architecture`."""
-        return self.more_files(decoder) if self.more_files is not None else {}
+        found = self.more_files(decoder) if self.more_files is not None else {}
+        return found | (module_files(decoder) if self.pools else {})
 
     def generated(self, decoder: Decoder) -> dict[str, npt.NDArray[np.float32]]:
         """Give the factors of llama3's or longrope's scaling; see `Architecture`."""
@@ -371,7 +412,7 @@ class Family:
         """Give the endings of names to leave out; see `Architecture`."""
         # Old checkpoints carry the frequencies; a tied model may carry its embedding twice.
         tied = ("lm_head.weight",) if decoder.tied else ()
-        return (".rotary_emb.inv_freq", *tied, *self.leaves)
+        return (".rotary_emb.inv_freq", *tied, *self.leaves, *self.heads)
 
 
 def _share(rotary: int, head_dim: int) -> float:

@@ -92,8 +92,8 @@ def sizes_of(decoder: Decoder) -> dict[str, int]:
     """Give the sizes that shapes name.
 
     hidden, query (all heads), key (all key-value heads), qkv (the three together), head, heads,
-    feed, gate_up (twice feed), vocabulary; experts, expert_feed, shared_feed; and every whole
-    number of `Decoder` by the name of its field.
+    feed, gate_up (twice feed), vocabulary, positions (rows of learned ones); experts, expert_feed,
+    shared_feed; and every whole number of `Decoder` by the name of its field.
     """
     d = decoder
     query, key = d.heads * d.head_dim, d.heads_kv * d.head_dim
@@ -109,6 +109,7 @@ def sizes_of(decoder: Decoder) -> dict[str, int]:
         "head": d.head_dim,
         "feed": d.feed_forward,
         "gate_up": 2 * d.feed_forward,
+        "positions": d.context + d.position_offset,
     }
 
 

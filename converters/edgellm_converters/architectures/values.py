@@ -40,6 +40,10 @@ class Values:
         """Give the same values, keys being read after `prefix`."""
         return Values(self.path, self._values, self.prefix + prefix)
 
+    def whole(self) -> Values:
+        """Give the same values, keys being read as they are."""
+        return Values(self.path, self._values)
+
     def section(self, key: str) -> Values | None:
         """Give a nested object, None if it is absent.
 

@@ -99,6 +99,7 @@ class FolderSource:
         )
         for step in steps:
             step_format(self.tensors, step)
+        self._note_left_out(notes)
         if decoder.tied and HEAD in self.tensors.shapes:
             self._check_tied()
         return Plan(
@@ -109,6 +110,15 @@ class FolderSource:
             architecture.generated(decoder) if target is Side.GGUF else {},
             notes,
         )
+
+    def _note_left_out(self, notes: list[str]) -> None:
+        """Note tensors of heads for tasks, which are left out on purpose."""
+        heads = self._architecture.heads
+        found = [name for name in self.tensors.shapes if heads and name.endswith(heads)]
+        if found:
+            notes.append(
+                f"{len(found)} tensors of heads for tasks are left out, such as {found[0]}"
+            )
 
     def _check_tied(self) -> None:
         """Refuse an output matrix that would be left out though it is not the embedding's copy."""
@@ -153,7 +163,8 @@ class FolderSource:
         dtype = DTYPE_NAMES[choice.dense]
         config |= {key: dtype for key in ("torch_dtype", "dtype") if key in config}
         copies = [inside(self.path, name) for name in COPIED if (self.path / name).is_file()]
-        return Files({"config.json": config}, copies)
+        files = self._architecture.files(self._decoder)
+        return Files({"config.json": config} | files, copies)
 
     def _for_mlx(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Write out what readers other than transformers would take from defaults of their own.

@@ -63,8 +63,7 @@ class GGUFSource:
         """Plan a folder by the architecture's rules; to GGUF, every tensor is taken over."""
         if target is Side.GGUF:
             return self._plan_copy()
-        name = self._name()
-        architecture = by_gguf_name(self.path, name)
+        architecture = self._architecture()
         decoder = self._decoder(architecture)
         notes: list[str] = []
         if target is Side.MLX:
@@ -78,6 +77,7 @@ class GGUFSource:
             target,
             unused=tuple(architecture.generated(decoder)),
         )
+        name = architecture.name
         return Plan(name, target, steps, facts_of(decoder, architecture), notes=notes)
 
     def _plan_copy(self) -> Plan:
@@ -112,6 +112,10 @@ class GGUFSource:
             entries |= {key: pack(*typed) for key, typed in keys.items()}
         return entries
 
+    def _architecture(self) -> Architecture:
+        tokenizer = self._metadata.text("tokenizer.ggml.model", "")
+        return by_gguf_name(self.path, self._name(), tokenizer)
+
     def _name(self) -> str:
         if ARCHITECTURE not in self._metadata:
             raise CorruptFileError(self.path, f"there is no {ARCHITECTURE}")
@@ -138,7 +142,7 @@ class GGUFSource:
 
     def files_for(self, plan: Plan, choice: Choice) -> Files:
         """Build config.json, tokenizer.json and tokenizer_config.json from the metadata."""
-        architecture = by_gguf_name(self.path, plan.architecture)
+        architecture = self._architecture()
         decoder = self._decoder(architecture)
         vocabulary = vocabulary_from_metadata(self._metadata)
         if len(vocabulary.tokens) != decoder.vocabulary:

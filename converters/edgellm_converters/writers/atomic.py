@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -35,11 +36,16 @@ COPIED = (
     "merges.txt",
     "vocab.txt",
     "added_tokens.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
 )
 """Files of a folder beside config.json and the tensors, which another folder takes over."""
 
 # What a folder of ours may hold; a folder with anything else is not replaced.
-OWN_NAMES = frozenset({"config.json", "model.safetensors.index.json", *COPIED})
+OWN_NAMES = frozenset({"config.json", "model.safetensors.index.json", "modules.json", *COPIED})
+# Folders in it, those of the steps of sentence-transformers, and what they may hold.
+OWN_FOLDERS = re.compile(r"\d_(Pooling|Normalize|Dense)")
+OWN_NESTED = frozenset({"config.json", "model.safetensors"})
 
 
 def check_place(target: Path) -> None:
@@ -90,8 +96,15 @@ def check_target(target: Path, *, folder: bool, force: bool, source: Path | None
 
 def _is_own(path: Path) -> bool:
     name = path.name
+    if path.is_symlink():
+        return False
+    if path.is_dir():
+        return OWN_FOLDERS.fullmatch(name) is not None and all(
+            entry.name in OWN_NESTED and entry.is_file() and not entry.is_symlink()
+            for entry in path.iterdir()
+        )
     shard = name.startswith("model") and name.endswith(".safetensors")
-    return path.is_file() and not path.is_symlink() and (name in OWN_NAMES or shard)
+    return path.is_file() and (name in OWN_NAMES or shard)
 
 
 def require_space(target: Path, size: int) -> None:
@@ -202,11 +215,9 @@ def atomic_folder(target: Path, *, force: bool) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(".partial", _hidden(target), target.parent))
         try:
             yield temporary
-            for file in temporary.iterdir():
-                _sync(file)
-                file.chmod(0o666 & ~_umask())
-            temporary.chmod(0o777 & ~_umask())
-            _sync(temporary)
+            for entry in (*temporary.rglob("*"), temporary):
+                entry.chmod((0o777 if entry.is_dir() else 0o666) & ~_umask())
+                _sync(entry)
             check_target(target, folder=True, force=force)
             _swap(temporary, target)
         except BaseException:

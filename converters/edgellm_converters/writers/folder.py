@@ -134,7 +134,8 @@ class OpenFolder:
     def finish(self) -> tuple[str, int]:
         """Write the index if there are several files; give digest and bytes of the folder.
 
-        The digest is the sha256 of the text that `sha256sum *` prints in the folder.
+        The digest is the sha256 of the text that `sha256sum` prints in the folder for all files,
+        those of its subfolders by their paths, sorted by name.
         """
         if self._due or self._queue:
             raise ValueError("tensors are missing")
@@ -150,11 +151,16 @@ class OpenFolder:
             index = {"metadata": {"total_size": total}, "weight_map": places}
             write_json(self.folder / "model.safetensors.index.json", index)
         lines, size = [], 0
-        for file in sorted(self.folder.iterdir()):
-            digest = self._digests.get(file.name)
+        files = {
+            file.relative_to(self.folder).as_posix(): file
+            for file in self.folder.rglob("*")
+            if file.is_file()
+        }
+        for name, file in sorted(files.items()):
+            digest = self._digests.get(name)
             if digest is None:
                 digest = hashlib.sha256(file.read_bytes()).hexdigest()
-            lines.append(f"{digest}  {file.name}\n")
+            lines.append(f"{digest}  {name}\n")
             size += file.stat().st_size
         return hashlib.sha256("".join(lines).encode()).hexdigest(), size
 
@@ -187,7 +193,11 @@ def tensor_folder(
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a JSON file as transformers does: indented, other scripts as they are."""
+    """Write a JSON file as transformers does: indented, other scripts as they are.
+
+    A subfolder that it is to lie in is made.
+    """
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 

@@ -46,7 +46,8 @@ def test_names_are_unique_and_found() -> None:
     names = [name for each in ARCHITECTURES for name in each.hf_names]
     assert len(set(names)) == len(names)
     for each in ARCHITECTURES:
-        assert by_gguf_name(HERE, each.name) is each
+        for tokenizer in each.tokenizers or ("any",):
+            assert by_gguf_name(HERE, each.name, tokenizer) is each
         assert all(by_hf_name(HERE, name) is each for name in each.hf_names)
     with pytest.raises(UnsupportedError) as caught:
         by_hf_name(HERE, "NoSuchForCausalLM")
@@ -107,6 +108,7 @@ def test_metadata_gives_the_measures_back() -> None:
         config = values(head_dim=16, rms_norm_eps=1e-5, **scalar)
         decoder = architecture.from_config(config, [])
         keys = {key: value for key, (_, value) in architecture.metadata(decoder).items()}
+        keys["tokenizer.ggml.padding_token_id"] = 1  # says where RoBERTa's positions begin
         shapes = {rule.gguf.name: rule.gguf.shape for rule in architecture.rules(decoder)}
         stored = Values(HERE, keys).under(f"{architecture.name}.")
         assert architecture.from_metadata(stored, shapes) == decoder

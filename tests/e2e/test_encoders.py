@@ -1,0 +1,356 @@
+"""Embedding models there and back: llama.cpp's vectors are those of transformers' golden files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tiny
+import tiny_encoders
+from edgellm.api.chat import load
+from edgellm.api.show import show
+from edgellm.errors import BackendError
+from edgellm.models.check import check_model_file
+from edgellm_converters import targets
+from edgellm_converters.architectures.bert import ROBERTA
+from edgellm_converters.architectures.values import Values
+from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
+from edgellm_converters.errors import (
+    ConfigError,
+    ConvertersError,
+    CorruptFileError,
+    OutputError,
+    UnsupportedError,
+)
+from edgellm_converters.pipeline import convert
+from llama_model import opened
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "transformers"
+PROMPT = "the cat sat on <s>the  mat"
+# llama.cpp takes GELU from a table of float16 values, and its approximation by tanh.
+LARGEST_DIFFERENCE = 5e-3
+SPECS = {spec.name: spec for spec in tiny_encoders.ENCODERS}
+
+
+@pytest.fixture(scope="module", params=tiny.ENCODERS)
+def converted(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path, Path, Path]:
+    """A tiny checkpoint, the GGUF made of it, and the folder made of that."""
+    name = request.param
+    root = tmp_path_factory.mktemp(name)
+    folder = tiny.ENCODERS[name](root / "hf")
+    gguf, back = root / "model.gguf", root / "back"
+    convert(folder, gguf, dtype="f32")
+    convert(gguf, back)
+    return name, folder, gguf, back
+
+
+def cosine(first: Any, second: Any) -> float:
+    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_vectors_are_those_of_transformers(converted: tuple[str, Path, Path, Path]) -> None:
+    name, _, gguf, _ = converted
+    golden = json.loads((GOLDEN / f"{name}.json").read_text())
+    with opened(gguf) as model:
+        assert model.tokenize(PROMPT) == golden["prompt"]
+        rows = model.embeddings(golden["prompt"])
+        (text,) = model.embeddings(golden["prompt"], pooled=True)
+    for part, found in (("first", rows[0]), ("last", rows[-1]), ("pooled", text)):
+        assert len(found) == len(golden[part])
+        assert cosine(found, golden[part]) > 1 - 1e-4, part
+        assert found == pytest.approx(golden[part], abs=LARGEST_DIFFERENCE), part
+    # Else the comparison would say little.
+    assert cosine(golden["first"], golden["last"]) < 0.99
+
+
+def test_tensors_come_back_bit_for_bit(converted: tuple[str, Path, Path, Path]) -> None:
+    name, folder, _, back = converted
+    spec = SPECS[name]
+    before = {spec.now(old): array for old, array in tiny.read_safetensors(folder).items()}
+    after = tiny.read_safetensors(back)
+    assert before.keys() - set(spec.left_out) == after.keys()
+    for tensor, array in after.items():
+        blank = spec.blank.get(tensor, 0)
+        wanted = np.concatenate([np.zeros_like(before[tensor][:blank]), before[tensor][blank:]])
+        assert np.array_equal(array.view(np.uint32), wanted.view(np.uint32)), tensor
+
+
+def test_configuration_and_pooling_come_back(converted: tuple[str, Path, Path, Path]) -> None:
+    _, folder, _, back = converted
+    for name in ("config.json", "modules.json", "1_Pooling/config.json"):
+        before, after = (json.loads((each / name).read_text()) for each in (folder, back))
+        if name == "modules.json":
+            assert [(step["path"], step["type"]) for step in before] == [
+                (step["path"], step["type"]) for step in after
+            ]
+            continue
+        before = {key: value for key, value in before.items() if value is not False}
+        changed = {"architectures", "bos_token_id", "eos_token_id", "pad_token_id"}
+        for key in before.keys() - changed:
+            assert after[key] == before[key], key
+
+
+def test_a_second_way_there_gives_the_same_file_again(
+    converted: tuple[str, Path, Path, Path], tmp_path: Path
+) -> None:
+    _, _, gguf, back = converted
+    convert(back, tmp_path / "again.gguf", dtype="f32")
+    with GGUFCheckpoint(gguf) as first, GGUFCheckpoint(tmp_path / "again.gguf") as second:
+        assert first.names == second.names
+        for tensor in first.names:
+            assert np.array_equal(first.raw(tensor), second.raw(tensor)), tensor
+        named = {"general.name", "edgellm.source", "edgellm.tokenizer.layout"}
+        assert first.header.metadata.keys() == second.header.metadata.keys()
+        for key in first.header.metadata.keys() - named:
+            assert first.header.metadata[key] == second.header.metadata[key], key
+
+
+def test_the_file_passes_the_safety_check_and_can_be_shown(
+    converted: tuple[str, Path, Path, Path],
+) -> None:
+    name, _, gguf, _ = converted
+    check_model_file(gguf)
+    details = show(str(gguf))
+    assert details.architecture == SPECS[name].gguf
+    assert details.memory is not None
+    assert details.memory.total == details.memory.weights  # it keeps no keys and values
+
+
+def test_it_writes_no_text_and_says_so(converted: tuple[str, Path, Path, Path]) -> None:
+    _, _, gguf, _ = converted
+    with pytest.raises(BackendError, match="is an encoder, which writes no text"):
+        load(gguf)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0"])
+def test_smaller_types_still_run(
+    converted: tuple[str, Path, Path, Path], dtype: str, tmp_path: Path
+) -> None:
+    name, folder, _, _ = converted
+    golden = json.loads((GOLDEN / f"{name}.json").read_text())
+    convert(folder, tmp_path / "x.gguf", dtype=dtype)
+    check_model_file(tmp_path / "x.gguf")
+    with opened(tmp_path / "x.gguf") as model:
+        (text,) = model.embeddings(golden["prompt"], pooled=True)
+    assert cosine(text, golden["pooled"]) > 0.999
+
+
+def test_a_source_in_float16_keeps_what_llama_cpp_adds_in_float32(tmp_path: Path) -> None:
+    folder = tiny.family(tmp_path / "hf", SPECS["bert"], dtype="F16")
+    convert(folder, tmp_path / "x.gguf")
+    with GGUFCheckpoint(tmp_path / "x.gguf") as file:
+        kinds = {name: file.info(name).format.name for name in file.names}
+    assert kinds["token_types.weight"] == kinds["position_embd.weight"] == "F32"
+    assert kinds["blk.0.ffn_up.weight"] == "F16"
+    golden = json.loads((GOLDEN / "bert.json").read_text())
+    with opened(tmp_path / "x.gguf") as model:
+        (text,) = model.embeddings(golden["prompt"], pooled=True)
+    assert cosine(text, golden["pooled"]) > 0.999
+
+
+def test_kinds_of_segments_in_float16_would_end_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ggml adds them to numbers in float32 and aborts on others."""
+    folder = tiny.family(tmp_path / "hf", SPECS["bert"], dtype="F16")
+    monkeypatch.setattr(targets, "ADDED_EXACT", ())
+    convert(folder, tmp_path / "x.gguf")
+    with pytest.raises(CorruptFileError, match=r"token_types\.weight.*F16, not F32"):
+        check_model_file(tmp_path / "x.gguf")
+
+
+# -- what has no place --------------------------------------------------------------------------
+
+
+def write(folder: Path, name: str, **changes: object) -> None:
+    """Change values of a JSON object, or of the entry of a list that a number names."""
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "what"),
+    [
+        ("bert", {"hidden_act": "relu"}, "hidden_act"),
+        ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ("bert", {"is_decoder": True}, "is_decoder"),
+        ("bert", {"type_vocab_size": 0}, "type_vocab_size"),
+        ("bert", {"num_attention_heads": 3}, "num_attention_heads"),
+        ("roberta", {"pad_token_id": 64}, "padding token"),
+        ("roberta", {"pad_token_id": -1}, "pad_token_id"),
+        ("roberta", {"max_position_embeddings": 2}, "max_position_embeddings"),
+        ("xlm-roberta", {"hidden_act": "gelu_new"}, "hidden_act"),
+    ],
+)
+def test_settings_without_a_place_are_refused(
+    name: str, changes: dict[str, object], what: str, tmp_path: Path
+) -> None:
+    folder = tiny.ENCODERS[name](tmp_path / "hf")
+    write(folder, "config.json", **changes)
+    with pytest.raises((UnsupportedError, ConfigError), match=rf"config\.json.*{what}"):
+        convert(folder, tmp_path / "x.gguf")
+    assert not (tmp_path / "x.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}, "max_tokens"),
+        ({"pooling_mode_mean_tokens": False, "pooling_mode_weightedmean_tokens": True}, "weighted"),
+        ({"pooling_mode_cls_token": True}, "cls and mean|mean and cls"),
+        ({"pooling_mode_mean_tokens": "yes"}, "pooling_mode_mean_tokens"),
+        ({"word_embedding_dimension": 32}, "word_embedding_dimension"),
+        ({"pooling_mode_mean_tokens": False, "pooling_mode": "mean+max"}, r"mean\+max"),
+    ],
+)
+def test_a_pooling_that_llama_cpp_has_not_got_is_refused_by_name(
+    changes: dict[str, object], what: str, tmp_path: Path
+) -> None:
+    folder = tiny.ENCODERS["bert"](tmp_path / "hf")
+    write(folder, "1_Pooling/config.json", **changes)
+    with pytest.raises(ConvertersError, match=rf"1_Pooling/config\.json.*({what})"):
+        convert(folder, tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize(
+    ("module", "what"),
+    [
+        ({"type": "sentence_transformers.models.Dense", "path": "2_Dense"}, "Dense"),
+        ({"type": "sentence_transformers.models.Pooling", "path": "../1_Pooling"}, "path"),
+        ({"type": "sentence_transformers.models.Pooling", "path": ""}, "path"),
+        ({"type": 3, "path": "1_Pooling"}, "type"),
+        ("Pooling", "no object"),
+    ],
+)
+def test_steps_that_llama_cpp_has_not_got_are_refused(
+    module: object, what: str, tmp_path: Path
+) -> None:
+    folder = tiny.ENCODERS["bert"](tmp_path / "hf")
+    steps = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([steps[0], module]))
+    with pytest.raises(ConvertersError, match=rf"modules\.json.*{what}"):
+        convert(folder, tmp_path / "x.gguf")
+
+
+def test_the_newer_word_for_the_pooling_is_read(tmp_path: Path) -> None:
+    folder = tiny.ENCODERS["bert"](tmp_path / "hf")
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "lasttoken"}')
+    convert(folder, tmp_path / "x.gguf")
+    with GGUFCheckpoint(tmp_path / "x.gguf") as file:
+        assert file.header.metadata["bert.pooling_type"] == 3
+
+
+def test_without_the_files_of_sentence_transformers_nothing_is_guessed(tmp_path: Path) -> None:
+    folder = tiny.ENCODERS["bert"](tmp_path / "hf")
+    (folder / "modules.json").unlink()
+    notes = convert(folder, tmp_path / "x.gguf").notes
+    assert any("no pooling_type is written" in note for note in notes)
+    with GGUFCheckpoint(tmp_path / "x.gguf") as file:
+        assert "bert.pooling_type" not in file.header.metadata
+    convert(tmp_path / "x.gguf", tmp_path / "back")
+    assert not (tmp_path / "back" / "modules.json").exists()
+
+
+def test_heads_for_tasks_are_left_out_with_a_note(tmp_path: Path) -> None:
+    folder = tiny.ENCODERS["bert"](tmp_path / "hf")
+    notes = convert(folder, tmp_path / "x.gguf").notes
+    assert any("2 tensors of heads" in note and "pooler.dense" in note for note in notes)
+
+
+def test_a_folder_of_another_dtype_keeps_its_pooling(tmp_path: Path) -> None:
+    folder = tiny.ENCODERS["bert"](tmp_path / "hf")
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 16}')
+    convert(folder, tmp_path / "half", dtype="f16", to="hf")
+    for name in ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json"):
+        assert (tmp_path / "half" / name).exists(), name
+
+
+def test_what_happens_to_texts_before_is_noted(tmp_path: Path) -> None:
+    folder = tiny.ENCODERS["bert"](tmp_path / "hf")
+    settings = {"max_seq_length": 16, "do_lower_case": True}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
+    prompts = {"prompts": {"query": "q: "}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    notes = " ".join(convert(folder, tmp_path / "x.gguf").notes)
+    assert all(word in notes for word in ("16 tokens", "lower case", "'query'", "Normalize"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("bert.pooling_type", 4, "pooling_type is 4"),
+        ("bert.attention.causal", True, "attention.causal is True"),
+        ("tokenizer.ggml.padding_token_id", 64, "padding token is 64"),
+    ],
+)
+def test_metadata_without_a_place_is_refused(
+    key: str, value: object, what: str, tmp_path: Path
+) -> None:
+    metadata, shapes = stored(tmp_path, "roberta")
+    with pytest.raises((UnsupportedError, ConfigError), match=what):
+        ROBERTA.from_metadata(Values(tmp_path, metadata | {key: value}).under("bert."), shapes)
+
+
+def test_without_a_padding_token_nobody_knows_where_positions_begin(tmp_path: Path) -> None:
+    metadata, shapes = stored(tmp_path, "roberta")
+    del metadata["tokenizer.ggml.padding_token_id"]
+    with pytest.raises(ConfigError, match="padding_token_id is missing"):
+        ROBERTA.from_metadata(Values(tmp_path, metadata).under("bert."), shapes)
+
+
+def stored(folder: Path, name: str) -> tuple[dict[str, object], dict[str, tuple[int, ...]]]:
+    """The metadata and the shapes of a converted checkpoint."""
+    convert(tiny.ENCODERS[name](folder / "hf"), folder / "x.gguf")
+    with GGUFCheckpoint(folder / "x.gguf") as file:
+        keys = {key: file.header.metadata[key] for key in file.header.metadata}
+        return dict(keys), {tensor.name: tensor.shape for tensor in file.header.tensors}
+
+
+# -- folders within the folder ------------------------------------------------------------------
+
+
+def test_only_a_folder_of_ours_is_replaced_nested_files_too(
+    converted: tuple[str, Path, Path, Path], tmp_path: Path
+) -> None:
+    _, _, gguf, _ = converted
+    target = tmp_path / "back"
+    first = convert(gguf, target)
+    with pytest.raises(OutputError, match="exists already"):
+        convert(gguf, target)
+    assert convert(gguf, target, force=True).sha256 == first.sha256
+    for foreign in (target / "1_Pooling" / "notes.txt", target / "3_Other" / "config.json"):
+        foreign.parent.mkdir(exist_ok=True)
+        foreign.write_text("mine")
+        with pytest.raises(OutputError, match="no part of a model"):
+            convert(gguf, target, force=True)
+        assert foreign.read_text() == "mine"
+        foreign.unlink()
+    (target / "3_Other").rmdir()
+    outside = tmp_path / "outside"
+    (target / "1_Pooling").rename(outside)
+    (target / "1_Pooling").symlink_to(outside)
+    with pytest.raises(OutputError, match="no part of a model"):
+        convert(gguf, target, force=True)
+    assert (outside / "config.json").exists()
+
+
+def test_the_digest_is_that_of_all_files(
+    converted: tuple[str, Path, Path, Path], tmp_path: Path
+) -> None:
+    import hashlib
+    import subprocess
+
+    _, _, gguf, _ = converted
+    result = convert(gguf, tmp_path / "back")
+    command = "find * -type f | LC_ALL=C sort | xargs sha256sum"
+    listed = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path / "back", capture_output=True, check=True
+    )
+    assert result.sha256 == hashlib.sha256(listed.stdout).hexdigest()
