@@ -42,6 +42,8 @@ def _byte_level(parts: Parts, merges: Sequence[Pair]) -> Vocabulary:
             f"{path}: ignore_merges is {ignores!r:.80}, but llama.cpp takes it as "
             f"{row.ignore_merges} for the pre-tokenizer {row.name}"
         )
+    if row.note:
+        parts.notes.append(row.note)
     normalizer = tokenizer.get("normalizer")
     kind = normalizer.get("type") if isinstance(normalizer, dict) else None
     if kind == "NFC":

@@ -46,37 +46,12 @@ def test_pre_tokenizer_rows_are_found_by_either_name() -> None:
     for row in PRE_TOKENIZERS:
         nested = {"type": "Sequence", "pretokenizers": [row.layout()]}
         for layout in (row.layout(), nested):
-            assert by_layout(HERE, layout, ignore_merges=row.ignore_merges) is row
+            found = by_layout(HERE, layout, ignore_merges=row.ignore_merges)
+            assert (found.steps, found.ignore_merges) == (row.steps, row.ignore_merges)
         for name in (row.name, *row.aliases):
             assert by_name(HERE, name) is row
     with pytest.raises(UnsupportedError, match="superbpe"):
         by_name(HERE, "superbpe")
-
-
-@pytest.mark.parametrize("row", PRE_TOKENIZERS, ids=lambda row: row.name)
-def test_every_pre_tokenizer_splits_as_llama_cpp_does(row: object, tmp_path: Path) -> None:
-    from tokenizers import Tokenizer
-
-    from edgellm_converters.pipeline import convert
-    from llama_model import opened
-
-    assert isinstance(row, type(PRE_TOKENIZERS[0]))
-    steps = [dict(step) for step in row.steps]
-    tokenizer = tiny.byte_level(steps, special=4)
-    tokenizer["model"]["ignore_merges"] = row.ignore_merges
-    folder = tiny.llama(tmp_path / "hf", tokenizer=tokenizer, settings=tiny.SETTINGS_BPE)
-    convert(folder, tmp_path / "x.gguf")
-    ours = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    texts = [
-        "the cat's hat, I'LL say: 1234567 of 12.5%!",
-        "a  b   c\n\n\n d\t\te \r\n  \n",
-        "می\u200cخواهم ۱۲۳۴ کتاب؛ e\u0301te\u0301 中文 ١٢٣",
-        "x<|im_start|>user\nhi<|im_end|> <extra>the",
-        "😀👩\u200d👩 \u00a0\u3000 _under_score__ --- ''''",
-    ]
-    with opened(tmp_path / "x.gguf", vocab_only=True) as model:
-        for text in texts:
-            assert model.tokenize(text) == ours.encode(text).ids
 
 
 def test_token_types_and_fillers(tmp_path: Path) -> None:
