@@ -19,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -35,6 +36,10 @@ MINIMUM_PYTHON = (3, 11)
 # What `-march=native` makes use of; other flags come and go with kernels and microcode.
 _INSTRUCTIONS = re.compile(
     r"avx|sse|ssse|fma|f16c|bmi|abm|popcnt|movbe|adx|amx|asimd|neon|vfp|sve|sme|i8mm|bf16|fphp"
+)
+# What tests need of llama.cpp's sources.
+_SOURCES = re.compile(
+    r"^[^/]+/vendor/llama\.cpp/(conversion/|gguf-py/|convert_\w+\.py$|models/ggml-vocab-)"
 )
 _RELEVANT = re.compile(
     r"error:|CMake Error|FAILED:|No space left|No matching distribution|^ERROR:|Killed"
@@ -122,6 +127,8 @@ def set_up(venv: Path, extras: set[str], *, with_model: bool) -> None:
             pip(python, "installing llama-cpp-python", ["--force-reinstall", "--no-deps", wheel])
         suffix = f"[{','.join(wanted['extras'])}]" if wanted["extras"] else ""
         pip(python, "installing edgellm", ["--editable", f"{ROOT}{suffix}"])
+        if "oracle" in wanted["extras"]:
+            keep_sources(python, version)
         stamp = {**wanted, "models": stamp.get("models", {})}
         write_stamp(stamp_file, stamp)
     if with_model:
@@ -255,6 +262,31 @@ def built_wheel(python: Path, version: str, cmake_args: str) -> str:
             wheel.replace(folder / wheel.name)
             return str(folder / wheel.name)
     raise SetupError(f"pip built no wheel of {PACKAGE}", f"see {log}")
+
+
+def keep_sources(python: Path, version: str) -> Path:
+    """Unpack llama.cpp's own converter and vocabularies, which tests compare with, into the cache.
+
+    They travel in the source distribution of llama-cpp-python; see `tests/llama_sources.py`.
+    """
+    folder = cache_dir() / "sources" / f"llama.cpp-{version}"
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as fetching:
+        command = [str(python), "-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]
+        command += ["--no-input", "--no-binary", PACKAGE, "--dest", fetching]
+        what = "fetching llama.cpp's converter"
+        run_logged([*command, f"{PACKAGE}=={version}"], what, log_file("sources"))
+        for archive in Path(fetching).glob("*.tar.gz"):
+            with tarfile.open(archive) as members:
+                wanted = [member for member in members if _SOURCES.search(member.name)]
+                members.extractall(fetching, wanted, filter="data")
+        found = next(Path(fetching).glob("*/vendor/llama.cpp"), None)
+        if found is None:
+            raise SetupError(f"the source distribution of {PACKAGE} holds no vendor/llama.cpp")
+        found.replace(folder)
+    return folder
 
 
 def machine_key() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +15,9 @@ import tiny_quantized as quantized
 from edgellm_converters.checkpoints.float8 import FLOAT8
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
 from edgellm_converters.pipeline import convert
+from llama_sources import source_or_skip
 
 pytestmark = pytest.mark.oracle
-SOURCE = os.environ.get("LLAMA_CPP_SOURCE", "")
 PROGRAM = Path(__file__).with_name("reference_convert.py")
 
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic"}
@@ -86,14 +85,13 @@ def test_the_bytes_are_torch_s() -> None:
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_the_values_are_the_reference_converter_s(name: str, tmp_path: Path) -> None:
-    if not SOURCE or not (Path(SOURCE) / "conversion").is_dir():
-        pytest.skip("LLAMA_CPP_SOURCE names no source of llama.cpp")
+    source = source_or_skip()
     pytest.importorskip("transformers")
     write, settings = FOLDERS[name]
     folder, theirs = tmp_path / "hf", tmp_path / "theirs.gguf"
     write(folder, **settings)
     convert(folder, tmp_path / "ours.gguf", dtype="f32")
-    command = [sys.executable, str(PROGRAM), SOURCE, str(folder), str(theirs)]
+    command = [sys.executable, str(PROGRAM), str(source), str(folder), str(theirs)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     with GGUFCheckpoint(tmp_path / "ours.gguf") as first, GGUFCheckpoint(theirs) as second:
         assert set(first.names) == set(second.names)

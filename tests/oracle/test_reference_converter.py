@@ -1,13 +1,11 @@
 """Tensors are those of llama.cpp's own converter bit for bit, and so are the architecture's keys.
 
-Its sources travel in llama-cpp-python's source distribution, under vendor/llama.cpp. The variable
-LLAMA_CPP_SOURCE says where they were unpacked; without it these tests are skipped.
+Its sources travel in llama-cpp-python's source distribution; see `llama_sources`.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +15,10 @@ import pytest
 import tiny
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
 from edgellm_converters.pipeline import convert
+from llama_sources import source_or_skip
 
 pytestmark = pytest.mark.oracle
-SOURCE = os.environ.get("LLAMA_CPP_SOURCE", "")
-if not SOURCE or not (Path(SOURCE) / "conversion").is_dir():
-    pytest.skip("LLAMA_CPP_SOURCE names no source of llama.cpp", allow_module_level=True)
+SOURCE = source_or_skip()
 if importlib.util.find_spec("transformers") is None:
     pytest.skip("needs transformers and torch", allow_module_level=True)
 
@@ -47,7 +44,7 @@ def test_the_file_is_that_of_the_reference(name: str, tmp_path: Path) -> None:
     write = (tiny.MODELS | tiny.ENCODERS)[name]
     folder, ours, theirs = write(tmp_path / name), tmp_path / "a.gguf", tmp_path / "b"
     convert(folder, ours, dtype="f32")
-    command = [sys.executable, str(PROGRAM), SOURCE, str(folder), str(theirs)]
+    command = [sys.executable, str(PROGRAM), str(SOURCE), str(folder), str(theirs)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     with GGUFCheckpoint(ours) as first, GGUFCheckpoint(theirs) as second:
         assert set(first.names) == set(second.names)

@@ -301,3 +301,18 @@ def test_an_environment_of_another_python_is_not_touched(setup: ModuleType, tmp_
         setup.make_venv(tmp_path / "venv", ours=False)
     assert "make chat PYTHON=python3.9" in caught.value.hint
     assert settings_file.exists()
+
+
+def test_sources_that_are_there_are_those_that_tests_find(
+    setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LLAMA_CPP_SOURCE", raising=False)
+    there = tmp_path / "cache" / "sources" / f"llama.cpp-{setup.llama_version()}"
+    there.mkdir(parents=True)
+    assert setup.keep_sources(Path(sys.executable), setup.llama_version()) == there
+    spec = importlib.util.spec_from_file_location("sources", ROOT / "tests" / "llama_sources.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sources = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sources)
+    assert there == sources.SOURCE
