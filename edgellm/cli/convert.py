@@ -98,10 +98,11 @@ def command(
 ) -> None:
     """Convert between Hugging Face folders, GGUF files and MLX folders.
 
-    SOURCE is a folder with config.json, safetensors and tokenizer.json, an MLX folder, a GGUF file,
-    or a name in the store. Quantized tensors are taken over between GGUF and MLX as they are where
-    the formats allow it, and the summary says where they do not; a Hugging Face folder gets the
-    values that the quantized ones stand for.
+    SOURCE is a folder with config.json, safetensors and tokenizer.json, an MLX folder, a GGUF file
+    (any part of a split one), or a name in the store. Quantized tensors are taken over between GGUF
+    and MLX as they are where the formats allow it, and the summary says where they do not; a
+    Hugging Face folder gets the values that the quantized ones stand for. So does GGUF from a
+    folder in 8-bit floats, GPTQ or AWQ.
 
     \b
     edgellm convert ./my-finetune -o mine.gguf
@@ -109,6 +110,7 @@ def command(
     edgellm convert ./my-finetune -o ./mine-mlx --to mlx --bits 4
     edgellm convert mine-q4.gguf -o ./mine-mlx --to mlx
     edgellm convert mine.gguf -o ./folder --to hf
+    edgellm convert large-00001-of-00003.gguf -o whole.gguf
     """
     from edgellm.api.convert import convert
 

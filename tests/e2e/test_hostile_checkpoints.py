@@ -215,6 +215,84 @@ def test_the_shards_are_in_order_else(tmp_path: Path) -> None:
     assert convert(tmp_path / "one", tmp_path / "y.gguf").sha256 == one.sha256
 
 
+# -- GGUF in parts --------------------------------------------------------------------------------
+
+
+def parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("x-*-of-*.gguf"))
+
+
+def same_tensors_again(folder: Path) -> None:
+    """The last part becomes the second one once more, but for its number."""
+    _, second, last = parts(folder)
+    data = second.read_bytes()
+    at = data.index(b"split.no") + len("split.no") + 4
+    assert data[at : at + 2] == b"\1\0"
+    last.write_bytes(data[:at] + b"\2\0" + data[at + 2 :])
+
+
+def of_another_model(folder: Path) -> None:
+    """A part of the same name and number, of a model with another number of tensors."""
+    (folder / "other").mkdir()
+    convert(tiny.llama(folder / "other" / "hf", tied=True), folder / "other" / "o.gguf")
+    convert(folder / "other" / "o.gguf", folder / "other" / "x.gguf", split_size=150_000)
+    (folder / "other" / "x-00002-of-00003.gguf").replace(folder / "x-00002-of-00003.gguf")
+
+
+SPLIT: dict[str, tuple[Callable[[Path], object], int, str, list[str]]] = {
+    "a missing part": (
+        lambda folder: parts(folder)[1].unlink(),
+        3,
+        "not_found",
+        ["x-00002-of-00003.gguf", "part 2 of 3"],
+    ),
+    "a part that is cut short": (
+        lambda folder: os.truncate(parts(folder)[2], parts(folder)[2].stat().st_size - 100),
+        5,
+        "corrupt_file",
+        ["x-00003-of-00003.gguf", "beyond"],
+    ),
+    "a tensor in two parts": (
+        same_tensors_again,
+        5,
+        "corrupt_file",
+        ["x-00003-of-00003.gguf", "x-00002-of-00003.gguf too"],
+    ),
+    "a part of another model": (
+        of_another_model,
+        5,
+        "corrupt_file",
+        ["x-00002-of-00003.gguf", "split.tensors.count is 20"],
+    ),
+    "a part with another name": (
+        lambda folder: parts(folder)[0].rename(folder / "first.gguf"),
+        5,
+        "corrupt_file",
+        ["first.gguf", "part 1 of 3"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPLIT)
+def test_broken_parts_have_their_code_and_sentence(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, status, code, words = SPLIT[case]
+    convert(tiny.llama(tmp_path / "hf"), tmp_path / "x.gguf", split_size=190_000)
+    assert len(parts(tmp_path)) == 3
+    change(tmp_path)
+    opened = parts(tmp_path)[0] if len(parts(tmp_path)) > 2 or "missing" in case else None
+    before = sorted(tmp_path.iterdir())
+    source = str(opened or tmp_path / "first.gguf")
+    assert run(["convert", source, "-o", str(tmp_path / "y.gguf"), "--json"]) == status
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == code
+    for word in words:
+        assert word in error["message"]
+    assert "\n" not in error["message"]
+    assert sorted(tmp_path.iterdir()) == before
+
+
 # -- NaN and infinity -----------------------------------------------------------------------------
 
 
