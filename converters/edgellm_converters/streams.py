@@ -134,7 +134,7 @@ class HuggingFaceTensors:
         raise UnsupportedError(
             f"{tensor.path}: the tensor {name!r} is of type {tensor.dtype}; weights in F64, F32, "
             "F16 or BF16 are needed",
-            hint="a checkpoint that is quantized already cannot be converted here",
+            hint="if it is quantized in a way of its own, convert from the original weights",
         )
 
     def published(self, name: str) -> Format:

@@ -197,6 +197,31 @@ def test_8_bit_floats_are_decoded_exactly(
     assert_stands_for(folder, wanted, tmp_path, "bf16")
 
 
+@pytest.mark.parametrize("to", ["hf", "mlx"])
+@pytest.mark.parametrize("kind", ["fp8", "gptq"])
+def test_folders_of_decoded_weights_are_plain_ones(kind: str, to: str, tmp_path: Path) -> None:
+    folder = tmp_path / "hf"
+    if kind == "fp8":
+        wanted = quantized.float8(folder, **LAYOUTS["blocks"])
+    else:
+        wanted = quantized.packed(folder, "gptq")
+    result = convert(folder, tmp_path / "out", to=to, dtype="f32")
+    assert any("14 tensors" in note for note in result.notes)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert "quantization_config" not in config
+    found = tiny.read_safetensors(tmp_path / "out")
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        assert np.array_equal(found[name], array), name
+    # and in the type that the weights are meant for
+    convert(folder, tmp_path / "auto", to=to)
+    convert(tmp_path / "auto", tmp_path / "a.gguf")  # which is a source like any other
+    kept = tiny.read_safetensors(tmp_path / "auto")
+    for name, array in wanted.items():
+        step = {"fp8": 2.0**-8, "gptq": 2.0**-11}[kind]  # half a unit in the last place
+        np.testing.assert_allclose(kept[name], array, rtol=step, atol=2.0**-25)
+
+
 def change_scheme(folder: Path, **changes: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] |= changes

@@ -62,14 +62,15 @@ class FolderSource:
         self._architecture = self._find(file)
         checkpoint = SafetensorsCheckpoint.open(path)
         self.side = Side.MLX if is_mlx(self._config, checkpoint) else Side.HF
-        self._notes: list[str] = []
+        self._notes: list[str] = []  # on what GGUF cannot say of the configuration
         self._decoder = self._architecture.from_config(self._config, self._notes)
+        self._decoded: list[str] = []  # on weights that are read as others than they are stored
         self.tensors: Tensors
         if self.side is Side.MLX:
             self.tensors = MLXTensors(path, checkpoint, self._config)
         else:
             decoded = decode_checkpoint(self._config, checkpoint)
-            self._notes += decoded.notes
+            self._decoded = decoded.notes
             self.tensors = HuggingFaceTensors(
                 path, checkpoint, self._architecture.canonical, decoded
             )
@@ -83,7 +84,7 @@ class FolderSource:
     def plan(self, target: Side) -> Plan:
         """Plan a target by the architecture's rules."""
         decoder, architecture = self._decoder, self._architecture
-        notes: list[str] = []
+        notes = list(self._decoded)
         if target is Side.MLX:
             check_mlx(self.path, architecture)
             architecture.mlx_config(decoder, notes)
