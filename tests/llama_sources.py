@@ -7,6 +7,9 @@ variable LLAMA_CPP_SOURCE names another place.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import pytest
 
 from edgellm import settings
 
-__all__ = ["source_or_skip"]
+__all__ = ["reference_file", "run_reference", "source_or_skip"]
 
 
 def _source() -> Path:
@@ -37,3 +40,18 @@ def source_or_skip() -> Path:
     if not (SOURCE / "conversion").is_dir():
         pytest.skip("needs llama.cpp's sources: make test-oracle", allow_module_level=True)
     return SOURCE
+
+
+def run_reference(folders: Iterable[Path]) -> None:
+    """Let llama.cpp's converter write a float32 GGUF file beside each folder."""
+    program = Path(__file__).parent / "oracle" / "reference_convert.py"
+    command = [sys.executable, str(program), str(SOURCE), *map(str, folders)]
+    subprocess.run(command, check=True, capture_output=True, timeout=1200)
+
+
+def reference_file(folder: Path) -> Path:
+    """Give the file that the reference made of a folder; fails with what it said if there is none."""
+    error = folder.parent / f"{folder.name}.error"
+    if error.exists():
+        pytest.fail(f"llama.cpp's converter refuses {folder.name}: {error.read_text()}")
+    return folder.parent / f"{folder.name}.gguf"

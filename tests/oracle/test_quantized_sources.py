@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import tiny_quantized as quantized
 from edgellm_converters.checkpoints.float8 import FLOAT8
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
 from edgellm_converters.pipeline import convert
-from llama_sources import source_or_skip
+from llama_sources import reference_file, run_reference, source_or_skip
 
 pytestmark = pytest.mark.oracle
 PROGRAM = Path(__file__).with_name("reference_convert.py")
@@ -83,16 +81,21 @@ def test_the_bytes_are_torch_s() -> None:
         assert np.array_equal(np.signbit(FLOAT8[name])[numbers], np.signbit(wanted)[numbers])
 
 
-@pytest.mark.parametrize("name", FOLDERS)
-def test_the_values_are_the_reference_converter_s(name: str, tmp_path: Path) -> None:
-    source = source_or_skip()
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source_or_skip()
     pytest.importorskip("transformers")
-    write, settings = FOLDERS[name]
-    folder, theirs = tmp_path / "hf", tmp_path / "theirs.gguf"
-    write(folder, **settings)
-    convert(folder, tmp_path / "ours.gguf", dtype="f32")
-    command = [sys.executable, str(PROGRAM), str(source), str(folder), str(theirs)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    root = tmp_path_factory.mktemp("reference")
+    for name, (write, settings) in FOLDERS.items():
+        write(root / name, **settings)
+    run_reference([root / name for name in FOLDERS])
+    return root
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_values_are_the_reference_converter_s(name: str, folders: Path, tmp_path: Path) -> None:
+    theirs = reference_file(folders / name)
+    convert(folders / name, tmp_path / "ours.gguf", dtype="f32")
     with GGUFCheckpoint(tmp_path / "ours.gguf") as first, GGUFCheckpoint(theirs) as second:
         assert set(first.names) == set(second.names)
         for tensor in first.names:

@@ -6,8 +6,6 @@ Its sources travel in llama-cpp-python's source distribution; see `llama_sources
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,14 +13,13 @@ import pytest
 import tiny
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
 from edgellm_converters.pipeline import convert
-from llama_sources import source_or_skip
+from llama_sources import reference_file, run_reference, source_or_skip
 
 pytestmark = pytest.mark.oracle
-SOURCE = source_or_skip()
+source_or_skip()
 if importlib.util.find_spec("transformers") is None:
     pytest.skip("needs transformers and torch", allow_module_level=True)
 
-PROGRAM = Path(__file__).with_name("reference_convert.py")
 # Keys that may differ, and why.
 WRITTEN_ANYWAY = {
     "rope.freq_base": "what llama.cpp takes by default; a reader need not know that",
@@ -39,13 +36,21 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", tiny.MODELS | tiny.ENCODERS)
-def test_the_file_is_that_of_the_reference(name: str, tmp_path: Path) -> None:
-    write = (tiny.MODELS | tiny.ENCODERS)[name]
-    folder, ours, theirs = write(tmp_path / name), tmp_path / "a.gguf", tmp_path / "b"
-    convert(folder, ours, dtype="f32")
-    command = [sys.executable, str(PROGRAM), str(SOURCE), str(folder), str(theirs)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+CHECKPOINTS = tiny.MODELS | tiny.ENCODERS
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all checkpoints, with the files that the reference made of them beside them."""
+    root = tmp_path_factory.mktemp("reference")
+    run_reference([write(root / name) for name, write in CHECKPOINTS.items()])
+    return root
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_the_file_is_that_of_the_reference(name: str, folders: Path, tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "a.gguf", reference_file(folders / name)
+    convert(folders / name, ours, dtype="f32")
     with GGUFCheckpoint(ours) as first, GGUFCheckpoint(theirs) as second:
         assert set(first.names) == set(second.names)
         for tensor in first.names:
