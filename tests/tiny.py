@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+import tiny_dense
 import tiny_encoders
 import tiny_families
 from tiny_tokenizers import (
@@ -387,7 +388,10 @@ MODELS: dict[str, Callable[[Path], Path]] = {
         seed=9,
     ),
     "gemma3": gemma3,
-    **{spec.name: partial(family, spec=spec) for spec in tiny_families.FAMILIES},
+    **{
+        spec.name: partial(family, spec=spec)
+        for spec in (*tiny_families.FAMILIES, *tiny_dense.FAMILIES)
+    },
 }
 
 # Embedding models: what is compared is vectors, not logits.

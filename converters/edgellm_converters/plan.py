@@ -140,10 +140,12 @@ def make_plan(
                 f"{path}: the tensor {name} has the shape {list(shapes[name])}, but "
                 f"the configuration asks for {list(shape)}"
             )
-    grouped: dict[str, list[TensorRule]] = {}
+    # By place: values may stand twice on the side of the source, and come from the first one then.
+    grouped: dict[str, dict[Place, TensorRule]] = {}
     for rule in rules:
-        grouped.setdefault(rule.place(target).name, []).append(rule)
-    return [_step(group, source, target) for group in grouped.values()]
+        place = rule.place(target)
+        grouped.setdefault(place.name, {}).setdefault(place, rule)
+    return [_step(list(group.values()), source, target) for group in grouped.values()]
 
 
 def _step(rules: Sequence[TensorRule], source: Side, target: Side) -> Step:

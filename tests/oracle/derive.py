@@ -26,13 +26,8 @@ LOGITS = 8
 def derive(folder: Path) -> dict[str, Any]:
     """Run one checkpoint in float32; give prompt ids, greedy ids and some logits."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    )
-    model.eval()
+    tokenizer, model = load(folder)
     prompt = tokenizer(PROMPT)["input_ids"]
     ids = list(prompt)
     with torch.no_grad():
@@ -44,6 +39,21 @@ def derive(folder: Path) -> dict[str, Any]:
         "greedy": ids[len(prompt) :],
         "logits": [round(float(value), 4) for value in first[:LOGITS]],
     }
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """Load the tokenizer and the model of a folder in float32, or of its stand-in."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from oracle.standin import as_llama
+
+    with tempfile.TemporaryDirectory() as scratch:
+        known = as_llama(folder, Path(scratch)) or folder
+        model = AutoModelForCausalLM.from_pretrained(
+            known, dtype=torch.float32, attn_implementation="eager"
+        )
+        return AutoTokenizer.from_pretrained(known), model.eval()
 
 
 def hidden_states(folder: Path) -> tuple[list[int], Any]:

@@ -9,9 +9,11 @@ its imports take most of its time.
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 
 def main() -> None:
@@ -22,6 +24,13 @@ def main() -> None:
 
     import conversion
 
+    read = conversion.ModelBase.load_hparams
+
+    def load_hparams(folder: Path, *more: Any, **named: Any) -> Any:
+        # transformers 5 renames keys of config.json that it asks for, and fills in others.
+        return read(folder, *more, **named) | json.loads((folder / "config.json").read_text())
+
+    conversion.ModelBase.load_hparams = staticmethod(load_hparams)
     for folder in folders:
         try:
             with torch.inference_mode():

@@ -22,6 +22,7 @@ if importlib.util.find_spec("transformers") is None:
 
 # Keys that may differ, and why.
 WRITTEN_ANYWAY = {
+    "attention.layer_norm_rms_epsilon": "see that of EXAONE below",
     "rope.freq_base": "what llama.cpp takes by default; a reader need not know that",
     "rope.scaling.attn_factor": "theirs is yarn_attn_factor, which llama.cpp passes over",
     "attention.sliding_window_pattern": "theirs is llama.cpp's default, whatever the model has",
@@ -33,7 +34,10 @@ LEFT_OUT = {
 OTHERS = {
     ("phi3-longrope-long", "rope.scaling.attn_factor"): "theirs passes over attention_factor",
     ("llama-yarn-rope", "rope.scaling.yarn_attn_factor"): "ours is attn_factor, which is read",
+    ("exaone", "attention.layer_norm_epsilon"): "llama.cpp asks for layer_norm_rms_epsilon",
 }
+# Models that the reference cannot convert, and why.
+NOT_THERE = {"stablelm-head-norms": "its function that stacks the norms of heads is never run"}
 
 
 CHECKPOINTS = tiny.MODELS | tiny.ENCODERS
@@ -49,6 +53,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_the_file_is_that_of_the_reference(name: str, folders: Path, tmp_path: Path) -> None:
+    if name in NOT_THERE:
+        pytest.skip(NOT_THERE[name])
     ours, theirs = tmp_path / "a.gguf", reference_file(folders / name)
     convert(folders / name, ours, dtype="f32")
     with GGUFCheckpoint(ours) as first, GGUFCheckpoint(theirs) as second:
@@ -60,13 +66,13 @@ def test_the_file_is_that_of_the_reference(name: str, folders: Path, tmp_path: P
         prefix = first.header.metadata["general.architecture"] + "."
         found, wanted = first.header, second.header
         for key in (k for k in {*found.metadata, *wanted.metadata} if k.startswith(prefix)):
+            if (name, key.removeprefix(prefix)) in OTHERS:
+                continue
             if key not in wanted.metadata:
                 assert key.removeprefix(prefix) in WRITTEN_ANYWAY, key
                 continue
             if key not in found.metadata and not wanted.metadata[key]:
                 assert key.removeprefix(prefix) in LEFT_OUT, key
-                continue
-            if (name, key.removeprefix(prefix)) in OTHERS:
                 continue
             assert found.metadata.get(key) == wanted.metadata[key], key
             assert found.value_types[key] == wanted.value_types[key], key

@@ -14,11 +14,20 @@ from edgellm_converters.architectures.base import (
     Transform,
 )
 from edgellm_converters.architectures.bert import BERT, ROBERTA, XLM_ROBERTA
+from edgellm_converters.architectures.cohere import COMMAND_R
+from edgellm_converters.architectures.exaone import EXAONE, EXAONE4
+from edgellm_converters.architectures.falcon import FALCON
 from edgellm_converters.architectures.gemma import GEMMA, GEMMA2
 from edgellm_converters.architectures.gemma3 import GEMMA3
+from edgellm_converters.architectures.gpt2 import GPT2
+from edgellm_converters.architectures.gptneox import GPTNEOX
 from edgellm_converters.architectures.granite import GRANITE
+from edgellm_converters.architectures.internlm2 import INTERNLM2
 from edgellm_converters.architectures.llama import LLAMA
+from edgellm_converters.architectures.minicpm import MINICPM
+from edgellm_converters.architectures.olmo import OLMO
 from edgellm_converters.architectures.olmo2 import OLMO2
+from edgellm_converters.architectures.phi2 import PHI2
 from edgellm_converters.architectures.phi3 import PHI3
 from edgellm_converters.architectures.qwen import QWEN2, QWEN3
 from edgellm_converters.architectures.smollm3 import SMOLLM3
@@ -54,6 +63,16 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     BERT,
     ROBERTA,
     XLM_ROBERTA,
+    GPT2,
+    GPTNEOX,
+    PHI2,
+    FALCON,
+    OLMO,
+    COMMAND_R,
+    INTERNLM2,
+    MINICPM,
+    EXAONE,
+    EXAONE4,
 )
 
 _BY_HF: Mapping[str, Architecture] = {

@@ -149,7 +149,9 @@ class Decoder(Sizes):
     `sliding_pattern` (every n-th layer looks at the whole context) are 0 where layers are alike.
     `experts` are those of a layer, `experts_used` those that a token goes through; `expert_feed`
     and `shared_feed` are the inner sizes of one and of those that every token goes through;
-    `leading_dense` layers have none.
+    `leading_dense` layers have none. `two_norms` stand before parallel halves, one for each;
+    `head_norms` are over each head of queries and keys. Queries, keys and values are clipped to
+    +-`clip_qkv` unless it is 0.
 
     Of encoders: `pooling` is how vectors of tokens become one of the text (a name of
     `sentence.POOLINGS`, "" where nothing says), `normalized` whether that gets the length 1.
@@ -167,6 +169,8 @@ class Decoder(Sizes):
     output_bias: bool = False
     mlp_bias: bool = False
     parallel: bool = False
+    two_norms: bool = False
+    head_norms: bool = False
     rope_theta_local: float = 0.0
     sliding_window: int = 0
     sliding_pattern: int = 0
@@ -175,6 +179,7 @@ class Decoder(Sizes):
     residual_scale: float = 0.0
     attention_scale: float = 0.0
     logit_scale: float = 0.0
+    clip_qkv: float = 0.0
     attention_softcap: float = 0.0
     final_softcap: float = 0.0
     experts: int = 0

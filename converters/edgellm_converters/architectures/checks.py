@@ -6,7 +6,16 @@ from edgellm_converters.architectures.base import Decoder, Sizes
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import UnsupportedError
 
-__all__ = ["no_window_in_mlx", "note_window", "period", "refuse_window", "stored_period"]
+__all__ = [
+    "four_times_in_mlx",
+    "no_scaling_in_mlx",
+    "no_window_in_mlx",
+    "note_gelu",
+    "note_window",
+    "period",
+    "refuse_window",
+    "stored_period",
+]
 
 
 def note_window(config: Values, sizes: Sizes, notes: list[str]) -> None:
@@ -15,6 +24,34 @@ def note_window(config: Values, sizes: Sizes, notes: list[str]) -> None:
         notes.append(
             f"sliding_window {config.raw('sliding_window')} is left out: llama.cpp lets every "
             "token of this architecture see the whole context"
+        )
+
+
+def no_scaling_in_mlx(decoder: Decoder, notes: list[str]) -> dict[str, object]:  # noqa: ARG001
+    """Refuse a scaling of the rotary frequencies that mlx-lm's model of the family passes over.
+
+    Raises:
+        UnsupportedError: there is one.
+    """
+    if decoder.scaling is not None:
+        raise UnsupportedError(
+            f"mlx-lm has no rope scaling for this family; the model's is {decoder.scaling.kind}",
+            hint="write GGUF: -o NAME.gguf",
+        )
+    return {}
+
+
+def four_times_in_mlx(decoder: Decoder) -> None:
+    """Refuse an inner size that mlx-lm's model of the family does not read.
+
+    Raises:
+        UnsupportedError: it is not four times the hidden size.
+    """
+    if decoder.feed_forward != 4 * decoder.hidden:
+        raise UnsupportedError(
+            f"mlx-lm takes the inner size to be four times {decoder.hidden}, but it is "
+            f"{decoder.feed_forward}",
+            hint="write GGUF: -o NAME.gguf",
         )
 
 
@@ -77,3 +114,10 @@ def stored_period(metadata: Values, default: int) -> int:
             f"{metadata.path}: a list of sliding windows by layer is not known here"
         )
     return metadata.integer("attention.sliding_window_pattern", default)
+
+
+def note_gelu(config: Values, sizes: Sizes, notes: list[str]) -> None:  # noqa: ARG001
+    """Note that GELU comes out as its approximation with tanh, whatever the file says."""
+    key = "activation" if "activation" in config else "hidden_act"
+    if config.raw(key) == "gelu":
+        notes.append(f"{key} is 'gelu': llama.cpp and mlx-lm take its approximation with tanh")

@@ -57,6 +57,7 @@ def read_sizes(
     head_dim: int = 0,
     names: Mapping[str, str] = MappingProxyType({}),
     feed_factor: int = 0,
+    context: int = 0,
 ) -> Sizes:
     """Read the sizes from config.json.
 
@@ -66,6 +67,7 @@ def read_sizes(
         head_dim: the size of a head where the file names none; 0 for that of hidden size by heads.
         names: the family's own keys, by the usual ones.
         feed_factor: the inner size as a multiple of the hidden one where the file names none.
+        context: the number of positions where the file names none; 0 if it has to.
 
     Raises:
         ConfigError: a value is missing, of a wrong kind, or does not go with another.
@@ -89,7 +91,7 @@ def read_sizes(
         head_dim=read("head_dim", head_dim or hidden // heads),
         explicit_head_dim=explicit,
         vocabulary=read("vocab_size"),
-        context=read("max_position_embeddings"),
+        context=read("max_position_embeddings", context or None),
         norm_epsilon=config.number(norm.config, norm.epsilon),
     )
     return _checked(sizes, config)
@@ -220,6 +222,6 @@ def common_config(
     found |= {names.get(key, key): value for key, value in sizes.items()}
     found[norm.config] = decoder.norm_epsilon
     if decoder.rotary:
-        found["rope_theta"] = decoder.rope_theta
+        found[names.get("rope_theta", "rope_theta")] = decoder.rope_theta
         found["rope_scaling"] = None if decoder.scaling is None else decoder.scaling.config()
     return found | {"tie_word_embeddings": decoder.tied, "use_cache": True}

@@ -135,11 +135,12 @@ class Family:
         for_mlx: gives keys of config.json that mlx-lm reads otherwise, and takes notes of what it
             cannot be told.
         names: keys of config.json for sizes where the family has its own, such as "n_embd" for
-            "hidden_size".
+            "hidden_size"; those of rotation ("rope_theta", "partial_rotary_factor") too.
         rename: gives the name that the tables have for a tensor that goes by several.
         leaves: endings of tensors that are left out on purpose.
         more_files: gives JSON files of a Hugging Face folder beyond those that all have.
         feed_factor: the inner size as a multiple of the hidden one where config.json has none.
+        context: positions where config.json has no number; 0 if it must have one.
         rotates: whether positions are rotated; else nothing is read or written of them.
         grouped: whether key-value heads have keys of their own.
         settings: fields with a key on either side, beyond the sizes that all have.
@@ -186,6 +187,7 @@ class Family:
     leaves: tuple[str, ...] = ()
     more_files: Callable[[Decoder], dict[str, object]] | None = None
     feed_factor: int = 0
+    context: int = 0
     rotates: bool = True
     grouped: bool = True
     settings: tuple[Setting, ...] = ()
@@ -221,12 +223,10 @@ class Family:
         self._check_fixed(config)
         own = {each.config for each in self.settings} | self.fixed.keys()
         refuse_config(config, own | {"partial_rotary_factor", *self.reads})
-        sizes = read_sizes(config, self.norm, self.head_dim, self.names, self.feed_factor)
-        if self.square and sizes.heads * sizes.head_dim != sizes.hidden:
-            raise UnsupportedError(
-                f"{config.path}: {sizes.heads} heads of {sizes.head_dim} are not hidden_size "
-                f"{sizes.hidden}, which llama.cpp needs for {self.name}"
-            )
+        sizes = read_sizes(
+            config, self.norm, self.head_dim, self.names, self.feed_factor, self.context
+        )
+        self._check_heads(config, sizes)
         for check in self.checks:
             check(config, sizes, notes)
         found: Extra = asdict(sizes) | {"tied": config.flag("tie_word_embeddings", self.tied)}
@@ -238,10 +238,22 @@ class Family:
             found |= read_modules(config.path.parent, sizes.hidden, found["context"], notes)
         return Decoder(**found)
 
+    def _check_heads(self, config: Values, sizes: Sizes) -> None:
+        if self.square and sizes.heads * sizes.head_dim != sizes.hidden:
+            raise UnsupportedError(
+                f"{config.path}: {sizes.heads} heads of {sizes.head_dim} are not hidden_size "
+                f"{sizes.hidden}, which llama.cpp needs for {self.name}"
+            )
+        if not self.grouped and sizes.heads_kv != sizes.heads:
+            raise UnsupportedError(
+                f"{config.path}: {sizes.heads_kv} key-value heads for {sizes.heads} heads are not "
+                f"known here for {self.name}"
+            )
+
     def _read_positions(self, config: Values, sizes: Sizes) -> Extra:
         if not self.rotates:
             return {"rope_theta": 0.0, "scaling": None, "rotary": 0}
-        theta, scaling = read_rope(config, self.theta)
+        theta, scaling = read_rope(config, self.theta, self._key("rope_theta"))
         self._check_scaling(config, scaling)
         rotary = self._rotary(config, sizes)
         if scaling is not None and scaling.kind == "longrope" and len(scaling.short) * 2 != rotary:
@@ -269,8 +281,11 @@ class Family:
                 f"{' or '.join(repr(one) for one in allowed)} alone"
             )
 
+    def _key(self, usual: str) -> str:
+        return self.names.get(usual, usual)
+
     def _rotary(self, config: Values, sizes: Sizes) -> int:
-        share = read_partial(config, self.partial or 1.0)
+        share = read_partial(config, self.partial or 1.0, self._key("partial_rotary_factor"))
         if not self.partial and share != 1:
             raise UnsupportedError(
                 f"{config.path}: partial_rotary_factor is {share:g}; {self.name} in GGUF rotates "
@@ -337,7 +352,7 @@ class Family:
         found |= {key: allowed[0] for key, allowed in self.fixed.items()}
         found |= self.written
         if self.partial:
-            found["partial_rotary_factor"] = _share(decoder.rotary, decoder.head_dim)
+            found[self._key("partial_rotary_factor")] = _share(decoder.rotary, decoder.head_dim)
         for each in self.settings:
             value = getattr(decoder, each.field)
             found[each.config] = None if each.optional and not value else value

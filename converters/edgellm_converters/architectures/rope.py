@@ -43,9 +43,9 @@ SHORT = "rope_factors_short.weight"
 class RopeScaling:
     """How the frequencies are stretched beyond the trained context; contexts in tokens.
 
-    `kind` is "linear", "yarn", "llama3" or "longrope". `low` and `high` are llama3's frequency
-    factors, `long` and `short` longrope's divisors; `attention_factor` is what cosine and sine are
-    multiplied by, 0 for the usual one of the kind. What the file left open is 0.
+    `kind` is "linear", "dynamic", "yarn", "llama3" or "longrope". `low` and `high` are llama3's
+    frequency factors, `long` and `short` longrope's divisors; `attention_factor` is what cosine and
+    sine are multiplied by, 0 for the usual one of the kind. What the file left open is 0.
     """
 
     kind: str
@@ -96,8 +96,12 @@ def mlx_scaling(scaling: RopeScaling | None) -> dict[str, object] | None:
     return found
 
 
-def read_rope(config: Values, default_theta: float) -> tuple[float, RopeScaling | None]:
+def read_rope(
+    config: Values, default_theta: float, key: str = "rope_theta"
+) -> tuple[float, RopeScaling | None]:
     """Read theta and scaling from config.json in the form of transformers 4 or 5.
+
+    `key` is the older form's for theta.
 
     Raises:
         ConfigError: a value is missing or of a wrong kind, or the two forms contradict each other.
@@ -106,7 +110,7 @@ def read_rope(config: Values, default_theta: float) -> tuple[float, RopeScaling 
     new, old = config.section("rope_parameters"), config.section("rope_scaling")
     if new is not None and "full_attention" in new:
         new = new.section("full_attention")
-    theta = config.number("rope_theta", default_theta)
+    theta = config.number(key, default_theta)
     if new is not None:
         theta = new.number("rope_theta", theta)
     scalings = {_read_scaling(section, config) for section in (new, old) if section is not None}
@@ -115,13 +119,15 @@ def read_rope(config: Values, default_theta: float) -> tuple[float, RopeScaling 
     return theta, next(iter(scalings), None)
 
 
-def read_partial(config: Values, default: float) -> float:
+def read_partial(config: Values, default: float, key: str = "partial_rotary_factor") -> float:
     """Read the share of each head that is rotated, in the form of transformers 4 or 5.
+
+    `key` is the older form's.
 
     Raises:
         ConfigError: it is no number above 0.
     """
-    share = config.number("partial_rotary_factor", default)
+    share = config.number(key, default)
     for section in (config.section("rope_scaling"), config.section("rope_parameters")):
         if section is not None:
             share = section.number("partial_rotary_factor", share)
@@ -147,7 +153,7 @@ def _read_scaling(section: Values, config: Values) -> RopeScaling | None:
     if kind in ("longrope", "su"):
         return _read_longrope(section, config)
     factor = section.number("factor")
-    if kind == "linear":
+    if kind in ("linear", "dynamic"):
         return RopeScaling(kind, factor)
     # The key at the top is that of a few models, for which it counts before the one in the section.
     default = config.integer("max_position_embeddings")
@@ -173,6 +179,7 @@ _LONGROPE = frozenset(
 _PARAMETERS: Mapping[str, frozenset[str]] = {
     "default": frozenset({"factor"}),
     "linear": frozenset({"factor"}),
+    "dynamic": frozenset({"factor"}),
     "llama3": frozenset(
         {
             *("factor", "low_freq_factor", "high_freq_factor"),

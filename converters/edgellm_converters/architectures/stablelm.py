@@ -1,6 +1,7 @@
 """StableLM 2: layer norms with biases, a share of each head rotated, both halves at once or not.
 
-StableLM 2 12B norms each head of queries and keys with weights of its own; that is not known here.
+StableLM 2 12B norms each head of queries and keys with weights of its own: a vector for each head,
+which GGUF stacks.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgellm_converters.architectures.base import BOOL, Decoder, Keys, Sizes
+from edgellm_converters.architectures.checks import no_scaling_in_mlx
 from edgellm_converters.architectures.common import LAYER_NORM
 from edgellm_converters.architectures.family import (
     EMBEDDING,
@@ -50,6 +52,8 @@ STABLELM = Family(
         Tensor("attn_k", "self_attn.k_proj", "key hidden", bias="attention_bias"),
         Tensor("attn_v", "self_attn.v_proj", "key hidden", bias="attention_bias"),
         Tensor("attn_output", "self_attn.o_proj", "hidden query"),
+        Tensor("attn_q_norm", "self_attn.q_layernorm.norms.{}", "heads head", when="head_norms"),
+        Tensor("attn_k_norm", "self_attn.k_layernorm.norms.{}", "heads_kv head", when="head_norms"),
         *GATED,
         Tensor("attn_norm", "input_layernorm", "hidden", bias=True),
         Tensor("ffn_norm", "post_attention_layernorm", "hidden", bias=True, when="!parallel"),
@@ -62,10 +66,16 @@ STABLELM = Family(
             default=False,
             tensor="blk.0.attn_q.bias",
         ),
+        Setting(
+            "head_norms",
+            "qk_layernorm",
+            kind="flag",
+            default=False,
+            tensor="blk.0.attn_q_norm.weight",
+        ),
     ),
     fixed={
         "hidden_act": ("silu",),
-        "qk_layernorm": (False,),
         "tie_word_embeddings": (False,),
     },
     written={"attention_dropout": 0.0, "hidden_dropout": 0.0},
@@ -76,6 +86,7 @@ STABLELM = Family(
     read_stored=_read_stored,
     more_config=_more_config,
     more_keys=_more_keys,
+    for_mlx=no_scaling_in_mlx,
     reads=("use_parallel_residual",),
     reads_stored=("use_parallel_residual",),
 )

@@ -44,8 +44,8 @@ class Tensor:
 
     Args:
         gguf: the name in GGUF, in a layer without `blk.N.`.
-        hf: the same in a Hugging Face folder; "{}" stands for the number of an expert, where each
-            has a tensor of its own and GGUF stacks them.
+        hf: the same in a Hugging Face folder; "{}" stands for the number of an expert, or of a head
+            in a matrix of norms, where each has a tensor of its own and GGUF stacks them.
         shape: sizes by name (see `sizes_of`) or in figures, as GGUF has them, in numpy's order.
         transform: what happens to the values on their way to GGUF.
         bias: whether a vector `.bias` of as many values as the weight has rows stands beside it.
@@ -170,7 +170,7 @@ def _expand(
     )
     weights = [name + end for name, end in zip(names, ends, strict=True)]
     if "{}" in tensor.hf:
-        return _experts(weights, shape)
+        return _experts(weights, shape) if len(shape) == 3 else _vectors(weights, shape)
     head = decoder.head_dim if tensor.transform is Transform.ROPE else 0
     parts = list(tensor.parts(decoder)) if tensor.parts is not None else [None]
     rules = [
@@ -234,6 +234,19 @@ def _experts(names: list[str], shape: tuple[int, ...]) -> list[TensorRule]:
             Place(mlx, shape, expert * rows, rows),
         )
         for expert in range(shape[0])
+    ]
+
+
+def _vectors(names: list[str], shape: tuple[int, ...]) -> list[TensorRule]:
+    """Give a rule for each row of a matrix that is a vector of its own but in GGUF."""
+    gguf, hf, mlx = names
+    return [
+        TensorRule(
+            Place(gguf, shape, row, 1),
+            Place(hf.format(row), shape[1:]),
+            Place(mlx.format(row), shape[1:]),
+        )
+        for row in range(shape[0])
     ]
 
 

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgellm_converters.architectures import ARCHITECTURES, Side, by_gguf_name, by_hf_name
+from edgellm_converters.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    Side,
+    by_gguf_name,
+    by_hf_name,
+)
+from edgellm_converters.architectures.family import Family
 from edgellm_converters.architectures.rope import RopeScaling, factors, from_factors, read_rope
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import ConfigError, IncompletePlanError, UnsupportedError
@@ -38,8 +45,25 @@ PHI_LONG = {
 }
 
 
+# What a family has to be told beyond the sizes.
+GOOD: dict[str, dict[str, Any]] = {
+    "gemma": {"head_dim": 16},
+    "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16},
+    "gemma3": {"head_dim": 16, "query_pre_attn_scalar": 16},
+    "exaone4": {"sliding_window": None},
+    "phi2": {"partial_rotary_factor": 0.5},
+}
+
+
 def values(**changes: Any) -> Values:
     return Values(HERE, BASE | changes)
+
+
+def sized(family: Architecture, **changes: Any) -> Values:
+    """Give a configuration with the sizes under the family's own keys."""
+    assert isinstance(family, Family)
+    sizes = {family.names.get(key, key): value for key, value in BASE.items()}
+    return Values(HERE, sizes | GOOD.get(family.name, {}) | changes)
 
 
 def test_names_are_unique_and_found() -> None:
@@ -104,8 +128,7 @@ def test_gemma_reads_both_forms_of_its_layers_and_thetas() -> None:
 
 def test_metadata_gives_the_measures_back() -> None:
     for architecture in ARCHITECTURES:
-        scalar = {"query_pre_attn_scalar": 16} if architecture.name in ("gemma2", "gemma3") else {}
-        config = values(head_dim=16, rms_norm_eps=1e-5, **scalar)
+        config = sized(architecture, head_dim=16, rms_norm_eps=1e-5)
         decoder = architecture.from_config(config, [])
         keys = {key: value for key, (_, value) in architecture.metadata(decoder).items()}
         keys["tokenizer.ggml.padding_token_id"] = 1  # says where RoBERTa's positions begin
@@ -149,7 +172,7 @@ def test_rope_that_llama_cpp_has_not_got_is_refused() -> None:
         YARN | {"beta_slow": 2},
         YARN | {"truncate": False},
         YARN | {"mrope_section": [2, 3, 3]},
-        {"rope_type": "dynamic", "factor": 2.0},
+        {"rope_type": "dynamic", "factor": 2.0, "alpha": 1000.0},
         {"rope_type": "linear", "factor": 2.0, "attention_factor": 2.0},
     ):
         for key in ("rope_scaling", "rope_parameters"):
@@ -157,6 +180,9 @@ def test_rope_that_llama_cpp_has_not_got_is_refused() -> None:
                 read_rope(values(**{key: odd}), 1e4)
     with pytest.raises(ConfigError, match="not the same"):
         read_rope(values(rope_scaling=YARN, rope_parameters={"rope_theta": 1e4}), 1e4)
+    dynamic = {"rope_type": "dynamic", "factor": 2.0}
+    with pytest.raises(UnsupportedError, match="'dynamic' for llama"):
+        by_gguf_name(HERE, "llama").from_config(values(rope_scaling=dynamic), [])
     half = {"rope_type": "default", "partial_rotary_factor": 0.5}
     for key in ("rope_scaling", "rope_parameters"):
         with pytest.raises(UnsupportedError, match="whole heads"):
@@ -260,20 +286,44 @@ def test_what_changes_the_model_and_has_no_place_is_refused() -> None:
         ("olmo2", {"tie_word_embeddings": True}),
         ("olmo2", {"attention_bias": True}),
         ("granite", {"hidden_act": "gelu"}),
-        ("stablelm", {"qk_layernorm": True}),
+        ("gpt2", {"activation_function": "gelu"}),
+        ("gpt2", {"scale_attn_weights": False}),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+        ("gpt2", {"tie_word_embeddings": False}),
+        ("gptneox", {"hidden_act": "relu"}),
+        ("gptneox", {"num_key_value_heads": 2}),
+        ("gptneox", {"attention_bias": False}),
+        ("phi2", {"qk_layernorm": True}),
+        ("phi2", {"hidden_act": "gelu"}),
+        ("falcon", {"alibi": True}),
+        ("falcon", {"bias": True}),
+        ("falcon", {"parallel_attn": False}),
+        ("falcon", {"activation": "relu"}),
+        ("olmo", {"attention_bias": True}),
+        ("olmo", {"layer_norm_eps": 1e-6}),
+        ("command-r", {"use_qk_norm": True}),
+        ("command-r", {"num_hidden_layers": 64}),
+        ("command-r", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
+        ("command-r", {"logit_scale": None}),
+        ("internlm2", {"bias": True}),
+        ("internlm2", {"tie_word_embeddings": True}),
+        ("internlm2", {"rope_scaling": YARN}),
+        ("minicpm", {"attention_bias": True}),
+        ("minicpm", {"rope_scaling": PHI_LONG}),
+        ("exaone", {"activation_function": "gelu"}),
+        ("exaone", {"mlp_bias": True}),
+        ("exaone4", {"sliding_window": 4096}),
+        ("exaone4", {"num_hidden_layers": 64}),
         ("stablelm", {"tie_word_embeddings": True}),
         ("stablelm", {"partial_rotary_factor": 0.2}),
         ("starcoder2", {"use_bias": False}),
         ("starcoder2", {"hidden_act": "gelu"}),
         ("gemma3", {"use_bidirectional_attention": True}),
     ):
-        good = {"head_dim": 16} if "gemma" in name else {}
-        if name in ("gemma2", "gemma3"):
-            good["query_pre_attn_scalar"] = 16
         family = by_gguf_name(HERE, name)
-        family.from_config(values(**good), [])
+        family.from_config(sized(family), [])
         with pytest.raises(UnsupportedError, match=r"config\.json: "):
-            family.from_config(values(**good | changes), [])
+            family.from_config(sized(family, **changes), [])
 
 
 def test_longrope_needs_its_two_lists_and_the_trained_context() -> None:
