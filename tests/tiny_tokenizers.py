@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 from itertools import pairwise
 from typing import Any
 
@@ -270,3 +271,70 @@ SETTINGS_XLMR = {
     **{"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"},
     **{"unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"},
 }
+
+
+# -- SentencePiece's own file ---------------------------------------------------------------------
+
+
+def varint(value: int) -> bytes:
+    """A number of a protocol buffer: seven bits a byte, the lowest first; negative as 64 bits."""
+    value &= (1 << 64) - 1
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def field(number: int, value: int | float | bytes) -> bytes:
+    """A field: its number and wire type, then a varint, a float32 or bytes with their length."""
+    if isinstance(value, float):
+        return varint(number << 3 | 5) + struct.pack("<f", value)
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def model_file(
+    pieces: list[tuple[str, float, int]],
+    *,
+    bpe: bool = False,
+    table: bytes = b"",
+    prefix: bool = True,
+    merges: bool = True,
+    **trainer: int,
+) -> bytes:
+    """A SentencePiece model; `trainer` are numbers of fields of its TrainerSpec, as "f40=2"."""
+    out = b""
+    for text, score, kind in pieces:
+        piece = field(1, text.encode()) + field(2, float(score))
+        out += field(1, piece + (field(3, kind) if kind != 1 else b""))
+    spec = field(3, 2 if bpe else 1)
+    spec += b"".join(field(int(name[1:]), value) for name, value in trainer.items())
+    preparation = field(1, b"nmt_nfkc") + (field(2, table) if table else b"")
+    preparation += field(3, int(prefix)) + field(4, int(merges))
+    return out + field(2, spec) + field(3, preparation)
+
+
+def unigram_model(kind: str) -> bytes:
+    """The model file behind `unigram(kind)`."""
+    vocabulary = unigram(kind)["model"]["vocab"]
+    table = charsmap(REPLACED)
+    if kind == "t5":
+        pieces = [(text, score, 1) for text, score in vocabulary[3:-2]]
+        special = [("<pad>", 0.0, 3), ("</s>", 0.0, 3), ("<unk>", 0.0, 2)]
+        return model_file(special + pieces, table=table, f40=2, f41=-1, f42=1, f43=0)
+    pieces = [(text, score, 1) for text, score in vocabulary[4:-1]]
+    special = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3)]
+    return model_file(special + pieces, table=table)
+
+
+def bpe_model(*, prefix: bool = True) -> bytes:
+    """The model file behind `sentencepiece(prefix=prefix)`."""
+    ids = sentencepiece(prefix=prefix)["model"]["vocab"]
+    pieces = [
+        (text, 0.0 if index < 259 else 259.0 - index, (2, 3, 3)[index] if index < 3 else 1)
+        for text, index in ids.items()
+    ]
+    pieces = [(t, s, 6 if 3 <= n < 259 else k) for n, (t, s, k) in enumerate(pieces)]
+    return model_file(pieces, bpe=True, prefix=prefix, merges=False, f35=1)

@@ -15,6 +15,7 @@ __all__ = [
     "MAX_BYTES",
     "MAX_TOKENIZER_BYTES",
     "parse_json",
+    "read_bytes",
     "read_list",
     "read_object",
     "read_text",
@@ -50,6 +51,16 @@ def read_list(path: Path, *, most: int = MAX_BYTES) -> list[Any]:
     if not isinstance(value, list):
         raise ConfigError(f"{path}: the file holds no JSON list")
     return value
+
+
+def read_bytes(path: Path, *, most: int) -> bytes:
+    """Read a file of at most `most` bytes.
+
+    Raises:
+        SourceNotFoundError: there is no such file.
+        ConfigError: it is too long.
+    """
+    return _read(path, most)
 
 
 def read_text(path: Path, *, most: int = MAX_BYTES) -> str:

@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 
 import tiny
+import tiny_tokenizers
 from edgellm_converters import errors
 from edgellm_converters.pipeline import convert
 from edgellm_converters.writers import atomic
 from edgellm_converters.writers.atomic import atomic_file, atomic_folder, require_space
 from edgellm_converters.writers.hashing import HashingFile
 from edgellm_quant import errors as quant_errors
+from llama_model import opened
 
 Change = Callable[[Path], object]
 
@@ -280,10 +282,26 @@ def test_a_wrong_path_is_not_found(tmp_path: Path) -> None:
 
 def test_an_older_form_of_the_tokenizer_is_named(tmp_path: Path) -> None:
     folder = tiny.llama(tmp_path / "hf")
-    (folder / "tokenizer.json").rename(folder / "tokenizer.model")
+    (folder / "tokenizer.json").rename(folder / "vocab.json")
     with pytest.raises(errors.SourceNotFoundError, match=r"no tokenizer\.json") as caught:
         convert(folder, tmp_path / "x.gguf")
-    assert "tokenizer.model" in str(caught.value.hint)
+    assert "vocab.json" in str(caught.value.hint)
+    (folder / "vocab.json").rename(folder / "tokenizer.model")  # as Llama 3's is no SentencePiece's
+    with pytest.raises(errors.CorruptFileError, match="no SentencePiece model") as caught:
+        convert(folder, tmp_path / "x.gguf")
+    assert "AutoTokenizer" in str(caught.value.hint)
+
+
+def test_a_folder_with_sentencepiece_s_own_file_alone(tmp_path: Path) -> None:
+    folder = tiny.llama(tmp_path / "hf")
+    convert(folder, tmp_path / "x.gguf")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(tiny_tokenizers.bpe_model())
+    convert(folder, tmp_path / "y.gguf")
+    with opened(tmp_path / "x.gguf") as first, opened(tmp_path / "y.gguf") as second:
+        ids = first.tokenize("the cat sat on the mat سلام")
+        assert second.tokenize("the cat sat on the mat سلام") == ids
+        assert second.greedy(ids, 8) == first.greedy(ids, 8)
 
 
 def test_a_copy_of_the_embedding_in_a_tied_model_is_left_out(tmp_path: Path) -> None:

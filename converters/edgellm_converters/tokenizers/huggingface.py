@@ -12,7 +12,9 @@ from edgellm_converters.jsonfile import MAX_TOKENIZER_BYTES, read_object
 from edgellm_converters.tokenizers.bpe import read_bpe
 from edgellm_converters.tokenizers.layout import write_layout
 from edgellm_converters.tokenizers.parts import Parts, note_flags, read_added
+from edgellm_converters.tokenizers.pieces import bpe_settings, read_pieces, tokenizer_of
 from edgellm_converters.tokenizers.special import find_special, find_templates
+from edgellm_converters.tokenizers.spmodel import FILES, SentencePieceModel, read_model
 from edgellm_converters.tokenizers.unigram import read_unigram, unigram_words
 from edgellm_converters.tokenizers.vocabulary import Vocabulary
 from edgellm_converters.tokenizers.wordpiece import from_vocab_txt, read_wordpiece
@@ -26,14 +28,16 @@ def read_vocabulary(
     """Read the tokenizer of a Hugging Face folder.
 
     Args:
-        folder: holds tokenizer.json, and tokenizer_config.json where there is one.
+        folder: holds tokenizer.json (or an older form: a SentencePiece model, vocab.txt), and
+            tokenizer_config.json where there is one.
         config: the content of config.json, for the ids of special tokens; those of
             generation_config.json come before.
         size: the rows of the token embedding; ids without a token are filled up.
         notes: takes sentences on what llama.cpp does otherwise.
 
     Raises:
-        SourceNotFoundError: there is no tokenizer.json.
+        SourceNotFoundError: there is no tokenizer.
+        CorruptFileError: a SentencePiece model is damaged.
         ConfigError: a value is missing or of a wrong kind.
         UnsupportedError: a tokenizer that GGUF or llama.cpp cannot express.
     """
@@ -41,7 +45,7 @@ def read_vocabulary(
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (file := folder / name).exists():
             extra |= read_object(file)
-    path, tokenizer = _tokenizer(folder, extra)
+    path, tokenizer, pieces = _tokenizer(folder, extra)
     model = tokenizer.get("model")
     if not isinstance(model, dict):
         raise ConfigError(f"{path}: model is no object")
@@ -59,26 +63,39 @@ def read_vocabulary(
         raise ConfigError(f"{path}: token id {highest} is beyond the {size} rows of the embedding")
     note_flags(added, notes)
     by_id = {token.index: token for token in added}
-    common: dict[str, Any] = {"layout": write_layout(_without(tokenizer, dropped, size))}
     ids = words | {a.content: a.index for a in added}
     generation = folder / "generation_config.json"
     ending = read_object(generation) if generation.exists() else {}
-    common |= find_special(path, tokenizer, extra, dict(config) | ending, ids, size, notes)
+    if pieces is not None:
+        extra = bpe_settings(pieces, extra)
+    common = find_special(path, tokenizer, extra, dict(config) | ending, ids, size, notes)
     common |= find_templates(folder, extra)
     parts = Parts(path, tokenizer, words, by_id, size, notes)
-    return replace(_READERS[kind](parts), **common)
+    if pieces is not None:
+        return replace(read_pieces(parts, pieces, extra), **common, layout=None)
+    layout = write_layout(_without(tokenizer, dropped, size))
+    return replace(_READERS[kind](parts), **common, layout=layout)
 
 
 _READERS = {"BPE": read_bpe, "WordPiece": read_wordpiece, "Unigram": read_unigram}
 
 
-def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Read tokenizer.json, or build it from an older form of the tokenizer."""
+def _tokenizer(
+    folder: Path, settings: Mapping[str, Any]
+) -> tuple[Path, dict[str, Any], SentencePieceModel | None]:
+    """Read tokenizer.json, or build it from an older form of the tokenizer.
+
+    The third is a SentencePiece model of BPE, whose scores say more than a tokenizer.json can.
+    """
     path = folder / "tokenizer.json"
     if path.exists():
-        return path, read_object(path, most=MAX_TOKENIZER_BYTES)
+        return path, read_object(path, most=MAX_TOKENIZER_BYTES), None
+    for name in FILES:
+        if (older := folder / name).exists():
+            model = read_model(older)
+            return older, tokenizer_of(older, model, settings), model if model.is_bpe else None
     if (older := folder / "vocab.txt").exists():
-        return older, from_vocab_txt(older, settings)
+        return older, from_vocab_txt(older, settings), None
     raise _no_tokenizer(folder)
 
 
@@ -108,7 +125,7 @@ def _without(tokenizer: Mapping[str, Any], dropped: int, size: int) -> dict[str,
 def _no_tokenizer(folder: Path) -> SourceNotFoundError:
     """Make the error for a folder without tokenizer.json, which may have another form of it."""
     hint = "it belongs to the model: fetch the whole folder"
-    for other in ("tokenizer.model", "vocab.json", "tekken.json", "tiktoken.model"):
+    for other in ("vocab.json", "tekken.json", "tiktoken.model"):
         if (folder / other).exists():
             hint = (
                 f"there is {other}; write the new form with transformers: "

@@ -11,8 +11,9 @@ from typing import Any
 from edgellm_converters.errors import ConfigError
 from edgellm_converters.tokenizers.vocabulary import SPACE, TokenType, check_unique
 
-__all__ = ["BYTE", "Added", "Parts", "fill", "note_flags", "read_added"]
+__all__ = ["BYTE", "FILLER_SCORE", "Added", "Parts", "fill", "note_flags", "read_added"]
 
+FILLER_SCORE = -10000.0  # what llama.cpp's converter gives to ids without a token
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 # Added tokens that their makers did not mark as special though they are.
 _SEEMS_SPECIAL = re.compile(

@@ -237,7 +237,10 @@ def _parts(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
     if vocabulary.model == "bert":
         return {"added_tokens": added, "post_processor": template} | wordpiece_parts(vocabulary)
     if vocabulary.model == "t5":
-        return {"added_tokens": added, "post_processor": template} | unigram_parts(vocabulary)
+        merges = vocabulary.remove_extra_whitespaces
+        return {"added_tokens": added, "post_processor": template} | unigram_parts(
+            vocabulary.charsmap, prefix=vocabulary.add_space_prefix or merges, merges=merges
+        )
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     prepend = {"type": "Prepend", "prepend": SPACE}
     decoders: list[dict[str, Any]] = [

@@ -17,13 +17,12 @@ from typing import Any
 
 from edgellm_converters.errors import ConfigError, UnsupportedError
 from edgellm_converters.tokenizers.charsmap import fault_of
-from edgellm_converters.tokenizers.parts import Parts, fill
+from edgellm_converters.tokenizers.parts import FILLER_SCORE, Parts, fill
 from edgellm_converters.tokenizers.special import flatten
 from edgellm_converters.tokenizers.vocabulary import SPACE, TokenType, Vocabulary
 
 __all__ = ["read_unigram", "unigram_model", "unigram_parts", "unigram_words"]
 
-FILLER_SCORE = -10000.0  # what llama.cpp's converter gives to ids without a token
 LARGEST = 3.4e38  # of float32, in which GGUF holds scores
 _MERGE = {"type": "Replace", "pattern": {"Regex": " {2,}"}}
 _SIGN = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
@@ -224,14 +223,16 @@ def unigram_model(vocabulary: Vocabulary, words: Mapping[str, int]) -> dict[str,
     }
 
 
-def unigram_parts(vocabulary: Vocabulary) -> dict[str, Any]:
-    """Write the parts of tokenizer.json that prepare and split text as llama.cpp does."""
+def unigram_parts(charsmap: bytes, *, prefix: bool, merges: bool) -> dict[str, Any]:
+    """Write the parts of tokenizer.json that prepare and split text as llama.cpp does.
+
+    See `Vocabulary` for what they are asked to do.
+    """
     steps: list[dict[str, Any]] = []
-    if vocabulary.charsmap:
-        table = base64.b64encode(vocabulary.charsmap).decode()
+    if charsmap:
+        table = base64.b64encode(charsmap).decode()
         steps.append({"type": "Precompiled", "precompiled_charsmap": table})
-    prefix = vocabulary.add_space_prefix or vocabulary.remove_extra_whitespaces
-    if vocabulary.remove_extra_whitespaces:
+    if merges:
         steps += [_TRIM, _MERGE | {"content": " "}]
     words = {
         "type": "Metaspace",
