@@ -50,7 +50,7 @@ def run_reference(folders: Iterable[Path]) -> None:
 
 
 def reference_file(folder: Path) -> Path:
-    """Give the file that the reference made of a folder; fail with what it said if it made none."""
+    """Give the file that llama.cpp's converter made of a folder, or fail with what it said."""
     error = folder.parent / f"{folder.name}.error"
     if error.exists():
         pytest.fail(f"llama.cpp's converter refuses {folder.name}: {error.read_text()}")
