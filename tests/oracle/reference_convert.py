@@ -19,10 +19,9 @@ from typing import Any
 def main() -> None:
     source, *folders = (Path(argument) for argument in sys.argv[1:])
     sys.path[:0] = [str(source), str(source / "gguf-py")]
+    import conversion
     import gguf
     import torch
-
-    import conversion
 
     read = conversion.ModelBase.load_hparams
 
