@@ -17,6 +17,7 @@ import numpy as np
 import tiny_dense
 import tiny_encoders
 import tiny_families
+import tiny_moe
 from tiny_tokenizers import (
     BYTE_LEVEL,
     SETTINGS_BERT,
@@ -390,7 +391,7 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "gemma3": gemma3,
     **{
         spec.name: partial(family, spec=spec)
-        for spec in (*tiny_families.FAMILIES, *tiny_dense.FAMILIES)
+        for spec in (*tiny_families.FAMILIES, *tiny_dense.FAMILIES, *tiny_moe.FAMILIES)
     },
 }
 

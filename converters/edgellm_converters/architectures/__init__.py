@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from edgellm_converters.architectures.base import (
     Architecture,
@@ -15,6 +16,7 @@ from edgellm_converters.architectures.base import (
 )
 from edgellm_converters.architectures.bert import BERT, ROBERTA, XLM_ROBERTA
 from edgellm_converters.architectures.cohere import COMMAND_R
+from edgellm_converters.architectures.deepseek import DEEPSEEK2, DEEPSEEK3
 from edgellm_converters.architectures.exaone import EXAONE, EXAONE4
 from edgellm_converters.architectures.falcon import FALCON
 from edgellm_converters.architectures.gemma import GEMMA, GEMMA2
@@ -22,17 +24,22 @@ from edgellm_converters.architectures.gemma3 import GEMMA3
 from edgellm_converters.architectures.gpt2 import GPT2
 from edgellm_converters.architectures.gptneox import GPTNEOX
 from edgellm_converters.architectures.granite import GRANITE
+from edgellm_converters.architectures.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
 from edgellm_converters.architectures.internlm2 import INTERNLM2
+from edgellm_converters.architectures.lfm2 import LFM2, LFM2_MOE
 from edgellm_converters.architectures.llama import LLAMA
 from edgellm_converters.architectures.minicpm import MINICPM
+from edgellm_converters.architectures.mixtral import MIXTRAL
 from edgellm_converters.architectures.olmo import OLMO
 from edgellm_converters.architectures.olmo2 import OLMO2
 from edgellm_converters.architectures.phi2 import PHI2
 from edgellm_converters.architectures.phi3 import PHI3
 from edgellm_converters.architectures.qwen import QWEN2, QWEN3
+from edgellm_converters.architectures.qwen_moe import OLMOE, QWEN2_MOE, QWEN3_MOE
 from edgellm_converters.architectures.smollm3 import SMOLLM3
 from edgellm_converters.architectures.stablelm import STABLELM
 from edgellm_converters.architectures.starcoder2 import STARCODER2
+from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import UnsupportedError
 
 __all__ = [
@@ -47,7 +54,9 @@ __all__ = [
     "by_hf_name",
 ]
 
+# Of families of one name in GGUF, the first that claims the metadata has it.
 ARCHITECTURES: tuple[Architecture, ...] = (
+    MIXTRAL,
     LLAMA,
     QWEN2,
     QWEN3,
@@ -73,14 +82,21 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     MINICPM,
     EXAONE,
     EXAONE4,
+    QWEN2_MOE,
+    QWEN3_MOE,
+    OLMOE,
+    GRANITE_MOE_SHARED,
+    GRANITE_MOE,
+    DEEPSEEK3,
+    DEEPSEEK2,
+    LFM2,
+    LFM2_MOE,
 )
 
 _BY_HF: Mapping[str, Architecture] = {
     name: architecture for architecture in ARCHITECTURES for name in architecture.hf_names
 }
-_BY_GGUF: Mapping[tuple[str, str], Architecture] = {
-    (each.name, tokenizer): each for each in ARCHITECTURES for tokenizer in each.tokenizers or ("",)
-}
+_GGUF_NAMES = tuple(dict.fromkeys(each.name for each in ARCHITECTURES))
 
 
 def by_hf_name(path: Path, name: str) -> Architecture:
@@ -97,23 +113,29 @@ def by_hf_name(path: Path, name: str) -> Architecture:
     return _BY_HF[name]
 
 
-def by_gguf_name(path: Path, name: str, tokenizer: str = "") -> Architecture:
-    """Find the family of a general.architecture; where it has several, by tokenizer.ggml.model.
+def by_gguf_name(
+    path: Path, name: str, metadata: Mapping[str, object] = MappingProxyType({})
+) -> Architecture:
+    """Find the family of a general.architecture.
+
+    Where families share a name (Llama and Mixtral), `metadata`, of the whole file, tells which of
+    them it is.
 
     Raises:
         UnsupportedError: it is not known; the hint lists those that are.
     """
-    found = _BY_GGUF.get((name, "")) or _BY_GGUF.get((name, tokenizer))
-    if found is not None:
-        return found
-    known = [kind for other, kind in _BY_GGUF if other == name]
-    if known:
+    named = [each for each in ARCHITECTURES if each.name == name]
+    if not named:
         raise UnsupportedError(
-            f"{path}: a tokenizer of type {tokenizer!r:.80} is not known here for {name}",
-            hint=f"known are: {', '.join(known)}",
+            f"{path}: the architecture {name!r:.80} is not known here",
+            hint=f"known are: {', '.join(_GGUF_NAMES)}",
         )
-    names = dict.fromkeys(name for name, _ in _BY_GGUF)
-    raise UnsupportedError(
-        f"{path}: the architecture {name!r:.80} is not known here",
-        hint=f"known are: {', '.join(names)}",
-    )
+    keys = Values(path, metadata, f"{name}.")
+    found = next((each for each in named if each.claims(keys)), None)
+    if found is None:
+        raise UnsupportedError(
+            f"{path}: a model of the architecture {name} with such a tokenizer and settings is not "
+            "known here",
+            hint=f"known are: {', '.join(each.hf_names[0] for each in named)}",
+        )
+    return found

@@ -152,6 +152,12 @@ class Decoder(Sizes):
     `leading_dense` layers have none. `two_norms` stand before parallel halves, one for each;
     `head_norms` are over each head of queries and keys. Queries, keys and values are clipped to
     +-`clip_qkv` unless it is 0.
+    Experts come in `expert_groups`, of which a token may use
+    `expert_groups_used`; their weights are made to sum to 1 (`expert_norm`) and multiplied by
+    `expert_scale`. `query_latent` and `key_latent` are the inner sizes of queries and of keys and
+    values (0 for whole matrices), `plain_dim` the values of a head that are not rotated beside the
+    `rotary` ones, `value_dim` the size of a head's values. `conv_kernel` is the length of short
+    convolutions, which stand in all but the `attention_layers`.
 
     Of encoders: `pooling` is how vectors of tokens become one of the text (a name of
     `sentence.POOLINGS`, "" where nothing says), `normalized` whether that gets the length 1.
@@ -196,6 +202,16 @@ class Decoder(Sizes):
     buckets: int = 0
     gated: bool = False
     dense: int = 0
+    expert_groups: int = 0
+    expert_groups_used: int = 0
+    expert_norm: bool = False
+    expert_scale: float = 0.0
+    query_latent: int = 0
+    key_latent: int = 0
+    plain_dim: int = 0
+    value_dim: int = 0
+    conv_kernel: int = 0
+    attention_layers: tuple[int, ...] = ()
 
 
 class Architecture(Protocol):
@@ -212,11 +228,6 @@ class Architecture(Protocol):
         ...
 
     @property
-    def tokenizers(self) -> tuple[str, ...]:
-        """The tokenizer.ggml.model of its files, where several families share a name; else none."""
-        ...
-
-    @property
     def heads(self) -> tuple[str, ...]:
         """Endings of the Hugging Face tensor names that belong to heads for tasks."""
         ...
@@ -224,6 +235,10 @@ class Architecture(Protocol):
     @property
     def hf_names(self) -> tuple[str, ...]:
         """The class names in the `architectures` of config.json; the first is written."""
+        ...
+
+    def claims(self, metadata: Values) -> bool:
+        """Tell whether metadata is of this family, and not of another one of the same name."""
         ...
 
     def from_config(self, config: Values, notes: list[str]) -> Decoder:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from edgellm_converters.architectures.base import U32, Decoder, Keys, Sizes
+from edgellm_converters.architectures.checks import of_tokenizer
 from edgellm_converters.architectures.common import Norm
 from edgellm_converters.architectures.family import Family, Part, Tensor
 from edgellm_converters.architectures.values import Values
@@ -107,7 +108,7 @@ def _offset(values: Values, padding: int) -> int:
 
 BERT = Family(
     name="bert",
-    tokenizers=("bert",),
+    claimed=of_tokenizer("bert"),
     hf_names=("BertModel", "BertForMaskedLM", "BertForPreTraining"),
     model_type="bert",
     blocks="encoder.layer.{}.",
@@ -159,7 +160,7 @@ BERT = Family(
 
 ROBERTA = replace(
     BERT,
-    tokenizers=("gpt2",),
+    claimed=of_tokenizer("gpt2"),
     hf_names=("RobertaModel", "RobertaForMaskedLM"),
     model_type="roberta",
     heads=_ROBERTA_HEADS,
@@ -170,7 +171,7 @@ ROBERTA = replace(
 
 XLM_ROBERTA = replace(
     ROBERTA,
-    tokenizers=("t5",),
+    claimed=of_tokenizer("t5"),
     hf_names=("XLMRobertaModel", "XLMRobertaForMaskedLM"),
     model_type="xlm-roberta",
 )

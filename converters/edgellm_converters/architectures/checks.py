@@ -2,20 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from edgellm_converters.architectures.base import Decoder, Sizes
 from edgellm_converters.architectures.values import Values
-from edgellm_converters.errors import UnsupportedError
+from edgellm_converters.errors import ConfigError, UnsupportedError
 
 __all__ = [
+    "check_experts",
     "four_times_in_mlx",
     "no_scaling_in_mlx",
     "no_window_in_mlx",
     "note_gelu",
     "note_window",
+    "of_tokenizer",
     "period",
     "refuse_window",
     "stored_period",
 ]
+
+MAX_EXPERTS = 1024  # llama.cpp's LLAMA_MAX_EXPERTS
+
+
+def of_tokenizer(kind: str) -> Callable[[Values], bool]:
+    """Tell families of one name apart by tokenizer.ggml.model."""
+    return lambda metadata: metadata.whole().raw("tokenizer.ggml.model") == kind
+
+
+def check_experts(values: Values, decoder: Decoder) -> Decoder:
+    """Check that no more experts and groups are used than there are; give the decoder back.
+
+    Raises:
+        ConfigError: they are, or there are more than llama.cpp can hold.
+        UnsupportedError: all groups are used, which llama.cpp refuses.
+    """
+    d = decoder
+    if d.experts > MAX_EXPERTS or d.experts_used > d.experts:
+        raise ConfigError(
+            f"{values.path}: a token goes through {d.experts_used} of {d.experts} experts; there "
+            f"may be {MAX_EXPERTS} of them"
+        )
+    if d.expert_groups > 1 and (d.experts % d.expert_groups or d.experts < 2 * d.expert_groups):
+        raise ConfigError(
+            f"{values.path}: {d.experts} experts make no {d.expert_groups} groups of two or more"
+        )
+    if d.expert_groups > 1 and not 0 < d.expert_groups_used < d.expert_groups:
+        raise UnsupportedError(
+            f"{values.path}: a token uses {d.expert_groups_used} of {d.expert_groups} groups of "
+            "experts; llama.cpp needs fewer than all"
+        )
+    return d
 
 
 def note_window(config: Values, sizes: Sizes, notes: list[str]) -> None:

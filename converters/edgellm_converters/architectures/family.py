@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm_converters.architectures.base import BOOL, F32, U32, Decoder, Keys, Sizes, TensorRule
+from edgellm_converters.architectures.checks import check_experts
 from edgellm_converters.architectures.common import (
     RMS,
     STORED_KEYS,
@@ -82,7 +83,8 @@ class Setting:
 
     `default` stands where config.json has no such key (None: it must have it), `stored` where the
     metadata has none. An `optional` one may be null or absent, and is 0 then on this side and
-    absent on the other. A flag may be told by a `tensor` of the GGUF file instead of a key.
+    absent on the other. Whole numbers are at least `least`. A flag may be told by a `tensor` of the
+    GGUF file instead of a key.
     """
 
     field: str
@@ -92,6 +94,7 @@ class Setting:
     default: float | bool | None = None
     stored: float | bool | None = None
     optional: bool = False
+    least: int = 1
     tensor: str = ""
 
     def read(self, config: Values) -> Any:
@@ -115,7 +118,16 @@ class Setting:
         return shortest(value) if self.kind == "number" else value
 
     def _of(self, values: Values, key: str, default: Any) -> Any:
+        if self.kind == "integer":
+            return values.integer(key, default, least=self.least)
         return getattr(values, self.kind)(key, default)
+
+    def key(self, decoder: Decoder) -> Keys:
+        """Give its key in metadata, if it has one there."""
+        value = getattr(decoder, self.field)
+        if not self.gguf or (self.optional and not value):
+            return {}
+        return {self.gguf: ({"number": F32, "integer": U32, "flag": BOOL}[self.kind], value)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +170,9 @@ class Family:
         tied: whether the output is the embedding where config.json does not say.
         names_head_dim: the size of a head is always written to metadata.
         names_rope: vocabulary and rotated size are written to metadata.
+        claimed: tells whether metadata is of this family, where others have its name too.
+        usual: gives config.json with the usual keys where the family says it otherwise.
+        usual_stored: the same of the metadata, of which sizes and rotation are read.
         read: gives fields from config.json that the tables do not; raises what is not supported.
         read_stored: the same from metadata.
         more_config: gives keys of config.json that the tables do not.
@@ -165,7 +180,6 @@ class Family:
         checks: refuse, or take notes of, what of config.json has no place in GGUF.
         reads: keys of config.json that the functions above read.
         reads_stored: keys of the metadata that they read, or that llama.cpp passes over.
-        tokenizers: the tokenizer.ggml.model of its files, where several families have one `name`.
         bidirectional: tokens see those after them, and the metadata say so.
         heads: endings of tensors of heads for tasks, which are left out with a note.
         pools: the files of sentence-transformers tell what becomes of the vectors.
@@ -203,6 +217,9 @@ class Family:
     tied: bool = False
     names_head_dim: bool = False
     names_rope: bool = False
+    claimed: Callable[[Values], bool] | None = None
+    usual: Callable[[Values], Values] | None = None
+    usual_stored: Callable[[Values], Values] | None = None
     read: Callable[[Values, Sizes], Extra] | None = None
     read_stored: Callable[[Values, Mapping[str, tuple[int, ...]]], Extra] | None = None
     more_config: Callable[[Decoder], dict[str, object]] | None = None
@@ -210,7 +227,6 @@ class Family:
     checks: Sequence[Callable[[Values, Sizes, list[str]], None]] = ()
     reads: tuple[str, ...] = ()
     reads_stored: tuple[str, ...] = ()
-    tokenizers: tuple[str, ...] = ()
     bidirectional: bool = False
     heads: tuple[str, ...] = ()
     pools: bool = False
@@ -218,8 +234,13 @@ class Family:
 
     # -- in -------------------------------------------------------------------------------------
 
+    def claims(self, metadata: Values) -> bool:
+        """Tell whether metadata is of this family; see `Architecture`."""
+        return self.claimed is None or self.claimed(metadata)
+
     def from_config(self, config: Values, notes: list[str]) -> Decoder:
         """Read config.json; see `Architecture`."""
+        config = self.usual(config) if self.usual is not None else config
         self._check_fixed(config)
         own = {each.config for each in self.settings} | self.fixed.keys()
         refuse_config(config, own | {"partial_rotary_factor", *self.reads})
@@ -236,7 +257,7 @@ class Family:
             found |= self.read(config, sizes)
         if self.pools:
             found |= read_modules(config.path.parent, sizes.hidden, found["context"], notes)
-        return Decoder(**found)
+        return check_experts(config, Decoder(**found))
 
     def _check_heads(self, config: Values, sizes: Sizes) -> None:
         if self.square and sizes.heads * sizes.head_dim != sizes.hidden:
@@ -311,7 +332,8 @@ class Family:
             raise UnsupportedError(
                 f"{metadata.path}: mixtures of experts are not known here for {self.name}"
             )
-        sizes = read_stored_sizes(metadata, shapes, self.norm, partial=self.partial > 0)
+        usual = self.usual_stored(metadata) if self.usual_stored is not None else metadata
+        sizes = read_stored_sizes(usual, shapes, self.norm, partial=self.partial > 0)
         found: Extra = asdict(sizes) | {"tied": "output.weight" not in shapes}
         found |= self._read_stored_positions(metadata, shapes, sizes)
         found |= {each.field: each.read_stored(metadata, shapes) for each in self.settings}
@@ -319,7 +341,7 @@ class Family:
             found |= self.read_stored(metadata, shapes)
         if self.pools:
             found |= read_stored_modules(metadata)
-        return Decoder(**found)
+        return check_experts(metadata, Decoder(**found))
 
     def _read_stored_positions(
         self, metadata: Values, shapes: Mapping[str, tuple[int, ...]], sizes: Sizes
@@ -378,9 +400,7 @@ class Family:
         if self.names_rope or self.partial:
             keys["rope.dimension_count"] = (U32, decoder.rotary)
         for each in self.settings:
-            value = getattr(decoder, each.field)
-            if each.gguf and not (each.optional and not value):
-                keys[each.gguf] = (F32 if each.kind == "number" else U32, value)
+            keys |= each.key(decoder)
         if self.more_keys is not None:
             keys |= self.more_keys(decoder)
         if self.bidirectional:

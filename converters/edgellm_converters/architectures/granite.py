@@ -5,7 +5,14 @@ from __future__ import annotations
 from edgellm_converters.architectures.family import EMBEDDING, FINAL_NORM, HEAD, Family, Setting
 from edgellm_converters.architectures.llama import LAYER, SETTINGS, read_biases, read_stored_biases
 
-__all__ = ["GRANITE"]
+__all__ = ["GRANITE", "MULTIPLIERS"]
+
+MULTIPLIERS = (
+    Setting("embedding_scale", "embedding_multiplier", "embedding_scale", default=1.0, stored=1.0),
+    Setting("residual_scale", "residual_multiplier", "residual_scale", default=1.0, stored=1.0),
+    Setting("attention_scale", "attention_multiplier", "attention.scale", default=1.0),
+    Setting("logit_scale", "logits_scaling", "logit_scale", default=1.0),
+)
 
 GRANITE = Family(
     name="granite",
@@ -13,15 +20,7 @@ GRANITE = Family(
     model_type="granite",
     ends=(EMBEDDING, FINAL_NORM, HEAD),
     layer=LAYER,
-    settings=(
-        *SETTINGS,
-        Setting(
-            "embedding_scale", "embedding_multiplier", "embedding_scale", default=1.0, stored=1.0
-        ),
-        Setting("residual_scale", "residual_multiplier", "residual_scale", default=1.0, stored=1.0),
-        Setting("attention_scale", "attention_multiplier", "attention.scale", default=1.0),
-        Setting("logit_scale", "logits_scaling", "logit_scale", default=1.0),
-    ),
+    settings=(*SETTINGS, *MULTIPLIERS),
     fixed={"hidden_act": ("silu",)},
     written={"attention_dropout": 0.0},
     scalings=("linear", "yarn", "llama3"),

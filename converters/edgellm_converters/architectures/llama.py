@@ -21,23 +21,39 @@ from edgellm_converters.architectures.family import (
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import ConfigError, UnsupportedError
 
-__all__ = ["LAYER", "LLAMA", "SETTINGS", "read_biases", "read_stored_biases"]
+__all__ = [
+    "ATTENTION",
+    "BIASES",
+    "LAYER",
+    "LLAMA",
+    "NORMS",
+    "SETTINGS",
+    "read_biases",
+    "read_stored_biases",
+]
 
-LAYER = (
+ATTENTION = (
     Tensor("attn_q", "self_attn.q_proj", "query hidden", Transform.ROPE, bias="attention_bias"),
     Tensor("attn_k", "self_attn.k_proj", "key hidden", Transform.ROPE, bias="attention_bias"),
     Tensor("attn_v", "self_attn.v_proj", "key hidden", bias="attention_bias"),
     Tensor("attn_output", "self_attn.o_proj", "hidden query", bias="output_bias"),
-    Tensor("ffn_gate", "mlp.gate_proj", "feed hidden", bias="mlp_bias"),
-    Tensor("ffn_up", "mlp.up_proj", "feed hidden", bias="mlp_bias"),
-    Tensor("ffn_down", "mlp.down_proj", "hidden feed", bias="mlp_bias"),
+)
+NORMS = (
     Tensor("attn_norm", "input_layernorm", "hidden"),
     Tensor("ffn_norm", "post_attention_layernorm", "hidden"),
 )
+LAYER = (
+    *ATTENTION,
+    Tensor("ffn_gate", "mlp.gate_proj", "feed hidden", bias="mlp_bias"),
+    Tensor("ffn_up", "mlp.up_proj", "feed hidden", bias="mlp_bias"),
+    Tensor("ffn_down", "mlp.down_proj", "hidden feed", bias="mlp_bias"),
+    *NORMS,
+)
+BIASES = Setting(
+    "attention_bias", "attention_bias", kind="flag", default=False, tensor="blk.0.attn_q.bias"
+)
 SETTINGS = (
-    Setting(
-        "attention_bias", "attention_bias", kind="flag", default=False, tensor="blk.0.attn_q.bias"
-    ),
+    BIASES,
     Setting("mlp_bias", "mlp_bias", kind="flag", default=False, tensor="blk.0.ffn_gate.bias"),
 )
 

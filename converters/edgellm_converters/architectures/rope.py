@@ -45,7 +45,8 @@ class RopeScaling:
 
     `kind` is "linear", "dynamic", "yarn", "llama3" or "longrope". `low` and `high` are llama3's
     frequency factors, `long` and `short` longrope's divisors; `attention_factor` is what cosine and
-    sine are multiplied by, 0 for the usual one of the kind. What the file left open is 0.
+    sine are multiplied by, 0 for the usual one of the kind; `slope` is that of latent attention's
+    products over the logarithm of the factor. What the file left open is 0.
     """
 
     kind: str
@@ -54,6 +55,7 @@ class RopeScaling:
     low: float = 0.0
     high: float = 0.0
     attention_factor: float = 0.0
+    slope: float = 0.0
     beta_fast: float = 0.0
     beta_slow: float = 0.0
     long: tuple[float, ...] = ()
@@ -72,6 +74,8 @@ class RopeScaling:
             "low_freq_factor": self.low,
             "high_freq_factor": self.high,
             "attention_factor": self.attention_factor,
+            "mscale": self.slope,
+            "mscale_all_dim": self.slope,
             "beta_fast": self.beta_fast,
             "beta_slow": self.beta_slow,
             "long_factor": list(self.long),

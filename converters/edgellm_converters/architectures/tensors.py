@@ -56,7 +56,7 @@ class Tensor:
         mlx_as: the side whose shape, order of rows and transform MLX shares.
         mlx_shape: the sizes in MLX where they are others.
         suffix: the end of the weight's name on all sides.
-        hf_suffix: the same on Hugging Face's side where it is another.
+        hf_suffix: the same on Hugging Face's side, and in MLX as there, where it is another.
     """
 
     gguf: str
@@ -92,8 +92,9 @@ def sizes_of(decoder: Decoder) -> dict[str, int]:
     """Give the sizes that shapes name.
 
     hidden, query (all heads), key (all key-value heads), qkv (the three together), head, heads,
-    feed, gate_up (twice feed), vocabulary, positions (rows of learned ones); experts, expert_feed,
-    shared_feed; and every whole number of `Decoder` by the name of its field.
+    feed, gate_up (twice feed), gate_up_shared, three_hidden, vocabulary, positions (rows of learned
+    ones); latent_query, latent_keys, latent_pair and latent_values (rows or columns of the matrices
+    of latent attention); and every whole number of `Decoder` by the name of its field.
     """
     d = decoder
     query, key = d.heads * d.head_dim, d.heads_kv * d.head_dim
@@ -110,6 +111,12 @@ def sizes_of(decoder: Decoder) -> dict[str, int]:
         "feed": d.feed_forward,
         "gate_up": 2 * d.feed_forward,
         "positions": d.context + d.position_offset,
+        "gate_up_shared": 2 * d.shared_feed,
+        "three_hidden": 3 * d.hidden,
+        "latent_query": d.heads * (d.plain_dim + d.rotary),
+        "latent_keys": d.key_latent + d.rotary,
+        "latent_pair": d.heads * (d.plain_dim + d.value_dim),
+        "latent_values": d.heads * d.value_dim,
     }
 
 
@@ -163,11 +170,8 @@ def _expand(
     )
     as_gguf = tensor.mlx_as is Side.GGUF
     mlx_shape = _shape(tensor.mlx_shape, sizes) or (shape if as_gguf else hf_shape)
-    ends = (
-        tensor.suffix,
-        tensor.suffix if tensor.hf_suffix is None else tensor.hf_suffix,
-        tensor.suffix,
-    )
+    hf_end = tensor.suffix if tensor.hf_suffix is None else tensor.hf_suffix
+    ends = (tensor.suffix, hf_end, tensor.suffix if as_gguf else hf_end)
     weights = [name + end for name, end in zip(names, ends, strict=True)]
     if "{}" in tensor.hf:
         return _experts(weights, shape) if len(shape) == 3 else _vectors(weights, shape)

@@ -44,6 +44,12 @@ class Values:
         """Give the same values, keys being read as they are."""
         return Values(self.path, self._values)
 
+    def updated(self, changes: Mapping[str, object]) -> Values:
+        """Give the values after `prefix`, but for some that are others."""
+        kept = {key: self._values[key] for key in self._values if key.startswith(self.prefix)}
+        named = {self.prefix + key: value for key, value in changes.items()}
+        return Values(self.path, kept | named, self.prefix)
+
     def section(self, key: str) -> Values | None:
         """Give a nested object, None if it is absent.
 

@@ -113,8 +113,7 @@ class GGUFSource:
         return entries
 
     def _architecture(self) -> Architecture:
-        tokenizer = self._metadata.text("tokenizer.ggml.model", "")
-        return by_gguf_name(self.path, self._name(), tokenizer)
+        return by_gguf_name(self.path, self._name(), self._header.metadata)
 
     def _name(self) -> str:
         if ARCHITECTURE not in self._metadata:
