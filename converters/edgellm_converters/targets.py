@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Choice", "Wish", "choose_formats"]
 
-# Rows that are added to the embedding as they are.
-ADDED_EXACT = ("position_embd.weight", "token_types.weight")
 DENSE = ("F32", "F16", "BF16")
 
 
@@ -85,9 +83,12 @@ def _for_gguf(source: Source, plan: Plan, wish: Wish) -> Choice:
     is_folder = source.side is not Side.GGUF
     present: list[Format] = [step_format(source.tensors, step) for step in plan.steps]
     if is_folder:
-        # llama.cpp wants vectors in float32, and what it adds to them, whatever the folder has.
+        # llama.cpp wants vectors, and small matrices that it adds to them or convolves them with,
+        # in float32, whatever the folder has.
         present = [
-            FORMATS["F32"] if len(step.shape) == 1 or step.target in ADDED_EXACT else fmt
+            fmt
+            if is_quantizable(TensorFacts(step.target, step.shape), plan.architecture)
+            else FORMATS["F32"]
             for step, fmt in zip(plan.steps, present, strict=True)
         ]
     kept = [_in_gguf(fmt) for fmt in present]

@@ -23,7 +23,12 @@ from edgellm_converters.architectures.family import (
     Setting,
     Tensor,
 )
-from edgellm_converters.architectures.rope import RopeScaling, from_metadata, read_rope
+from edgellm_converters.architectures.rope import (
+    RopeScaling,
+    from_metadata,
+    mlx_scaling,
+    read_rope,
+)
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import ConfigError, UnsupportedError
 
@@ -150,7 +155,7 @@ def _scaling(config: Values) -> RopeScaling | None:
     llama.cpp is told one slope for both, which is right where the two of config.json are alike.
     """
     scaling = read_rope(config, 10_000.0)[1]
-    if scaling is None:
+    if scaling is None or scaling.factor == 1:
         return None
     for section in (config.section("rope_parameters"), config.section("rope_scaling")):
         if section is not None:
@@ -216,6 +221,14 @@ def _stored_scaling(metadata: Values) -> RopeScaling | None:
 
 
 # -- out ------------------------------------------------------------------------------------------
+
+
+def _for_mlx(decoder: Decoder, notes: list[str]) -> dict[str, object]:  # noqa: ARG001
+    """Give a scaling that changes nothing where there is none: mlx-lm reads one in any case."""
+    if decoder.scaling is not None:
+        return {}
+    none = RopeScaling("yarn", 1.0, decoder.context, slope=1.0)
+    return {"rope_scaling": mlx_scaling(none)}
 
 
 def _more_config(decoder: Decoder) -> dict[str, object]:
@@ -334,6 +347,7 @@ DEEPSEEK2 = Family(
     read_stored=_read_stored,
     more_config=_more_config,
     more_keys=lambda decoder: _more_keys(decoder, SOFTMAX),
+    for_mlx=_for_mlx,
     reads=("q_lora_rank", "qk_nope_head_dim", "n_shared_experts"),
     reads_stored=_READS_STORED,
 )
@@ -385,6 +399,7 @@ DEEPSEEK3 = replace(
         "scoring_func": ("sigmoid",),
         "topk_method": ("noaux_tc",),
     },
+    for_mlx=None,
     read=_read_third,
     more_keys=lambda decoder: _more_keys(decoder, SIGMOID),
 )

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edgellm_converters.architectures import Architecture, Decoder
 from edgellm_converters.architectures.base import TEXT, Keys, Side
+from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import UnsupportedError
 from edgellm_converters.plan import Step
 from edgellm_converters.streams import Tensors
@@ -26,6 +27,7 @@ __all__ = [
     "Plan",
     "Source",
     "check_mlx",
+    "facts_for",
     "facts_of",
     "provenance",
 ]
@@ -89,10 +91,31 @@ class Source(Protocol):
         ...
 
 
-def facts_of(decoder: Decoder, architecture: Architecture) -> ModelFacts:
-    """Give what recipes ask of a model."""
-    d = decoder
-    return ModelFacts(architecture.name, d.layers, d.heads, d.heads_kv, d.experts)
+def facts_of(architecture: str, metadata: Values) -> ModelFacts:
+    """Give what recipes ask of a model, as the metadata of its GGUF file says it."""
+    keys = metadata.under(f"{architecture}.")
+    heads = _first(keys, "attention.head_count", 0)
+    return ModelFacts(
+        architecture,
+        _first(keys, "block_count", 0),
+        heads,
+        _first(keys, "attention.head_count_kv", heads),
+        _first(keys, "expert_count", 0),
+    )
+
+
+def facts_for(decoder: Decoder, architecture: Architecture) -> ModelFacts:
+    """Give the same of a model that may come from elsewhere."""
+    keys = {key: value for key, (_, value) in architecture.metadata(decoder).items()}
+    return facts_of(architecture.name, Values(Path(), keys))
+
+
+def _first(values: Values, key: str, default: int) -> int:
+    """Read a number that may be a list by layer: the first one."""
+    raw = values.raw(key)
+    if isinstance(raw, list) and raw and isinstance(raw[0], int):
+        return raw[0]
+    return values.integer(key, default, least=0)
 
 
 def check_mlx(path: Path, architecture: Architecture) -> None:

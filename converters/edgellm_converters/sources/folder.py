@@ -24,7 +24,7 @@ from edgellm_converters.sources.base import (
     Files,
     Plan,
     check_mlx,
-    facts_of,
+    facts_for,
     provenance,
 )
 from edgellm_converters.streams import SLAB_VALUES, HuggingFaceTensors, Tensors, step_format
@@ -107,7 +107,7 @@ class FolderSource:
             architecture.name,
             target,
             steps,
-            facts_of(decoder, architecture),
+            facts_for(decoder, architecture),
             architecture.generated(decoder) if target is Side.GGUF else {},
             notes,
         )

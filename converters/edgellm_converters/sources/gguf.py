@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +26,7 @@ from edgellm_converters.sources.base import (
     Files,
     Plan,
     check_mlx,
+    facts_for,
     facts_of,
     provenance,
 )
@@ -36,7 +36,6 @@ from edgellm_converters.tokenizers.metadata import vocabulary_from_metadata
 from edgellm_converters.tokenizers.rebuild import end_ids, tokenizer_config, tokenizer_json
 from edgellm_converters.writers.gguf import Entries, pack, repack
 from edgellm_converters.writers.mlx import quantization_config
-from edgellm_quant.recipes import ModelFacts
 
 __all__ = ["GGUFSource"]
 
@@ -78,22 +77,13 @@ class GGUFSource:
             unused=tuple(architecture.generated(decoder)),
         )
         name = architecture.name
-        return Plan(name, target, steps, facts_of(decoder, architecture), notes=notes)
+        return Plan(name, target, steps, facts_for(decoder, architecture), notes=notes)
 
     def _plan_copy(self) -> Plan:
         """Plan to copy every tensor, whatever the architecture is."""
         name = self._name()
         steps = [Step.copy(tensor, shape) for tensor, shape in self.tensors.shapes.items()]
-        keys = self._metadata.under(f"{name}.")
-        heads = _first(keys, "attention.head_count", 0)
-        facts = ModelFacts(
-            name,
-            _first(keys, "block_count", 0),
-            heads,
-            _first(keys, "attention.head_count_kv", heads),
-            _first(keys, "expert_count", 0),
-        )
-        return Plan(name, Side.GGUF, steps, facts)
+        return Plan(name, Side.GGUF, steps, facts_of(name, self._metadata))
 
     def entries(self, plan: Plan, choice: Choice) -> Entries:  # noqa: ARG002
         """Copy all keys with their types, but for those of the quantization."""
@@ -168,11 +158,3 @@ class GGUFSource:
             ids = {key: config[key] for key in ("bos_token_id", "pad_token_id")}
             files["generation_config.json"] = ids | {"eos_token_id": ends}
         return Files(files | architecture.files(decoder))
-
-
-def _first(values: Values, key: str, default: int) -> int:
-    """Read a number that may be a list by layer: the first one."""
-    raw: Any = values.raw(key)
-    if isinstance(raw, list) and raw and isinstance(raw[0], int):
-        return raw[0]
-    return values.integer(key, default, least=0)
