@@ -72,12 +72,15 @@ def test_added_tokens_beside_the_model(tmp_path: Path) -> None:
         eos_token="<|im_end|>",
         added_tokens_decoder={
             "2": {"content": "</s>", "special": True},
+            "300": {"content": "<renamed>", "special": False},
             "400": {"content": "<|im_end|>", "special": True},
         },
     )
     (folder / "added_tokens.json").write_text('{"<tool>": 401, "<beyond>": 999}')
     notes: list[str] = []
     vocabulary = read_vocabulary(folder, {}, 402, notes)
+    assert vocabulary.tokens[300] == "<renamed>"
+    assert vocabulary.types[300] == TokenType.USER_DEFINED
     assert vocabulary.tokens[400:] == ["<|im_end|>", "<tool>"]
     assert vocabulary.types[400:] == [TokenType.CONTROL, TokenType.USER_DEFINED]
     assert vocabulary.special["eos"] == 400

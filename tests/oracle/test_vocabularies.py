@@ -1,14 +1,12 @@
 """Real vocabularies, with the token ids that their own tokenizers gave.
 
 They travel in llama-cpp-python's source distribution (vendor/llama.cpp/models): GGUF files without
-weights, texts (.inp) and ids (.out). LLAMA_CPP_SOURCE says where it was unpacked; without it these
-tests are skipped.
+weights, texts (.inp) and ids (.out).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import unicodedata
 from pathlib import Path
@@ -21,19 +19,17 @@ from edgellm_converters.tokenizers.metadata import vocabulary_from_metadata
 from edgellm_converters.tokenizers.pretokenizers import by_name
 from edgellm_converters.tokenizers.rebuild import tokenizer_json
 from llama_model import opened
+from llama_sources import source_or_skip
 from token_check import TEXTS, metadata_of, random_texts, ways, write_folder
 
 pytestmark = pytest.mark.oracle
-MODELS = Path(os.environ.get("LLAMA_CPP_SOURCE") or ".") / "models"
+MODELS = source_or_skip() / "models"
 # Files without a pre-tokenizer's name (aquila, gpt-neox) and of Gemma 4's tokenizer are not here.
 NAMES = (
     *("bert-bge", "command-r", "deepseek-coder", "deepseek-llm", "falcon", "gpt-2", "llama-bpe"),
     *("llama-spm", "mpt", "phi-3", "qwen2", "qwen35", "refact", "starcoder"),
 )
 BETWEEN = "\n__ggml_vocab_test__\n"
-
-if not list(MODELS.glob("ggml-vocab-*.gguf")):
-    pytest.skip("LLAMA_CPP_SOURCE names no source of llama.cpp", allow_module_level=True)
 
 
 def rebuilt(name: str) -> tuple[Path, dict[str, object]]:

@@ -63,6 +63,9 @@ def tokenizer_of(
             index = len(pieces) + count - 1 - number
             added[index] = _added(index, f"<extra_id_{number}>", special=True)
     added |= _more_added(path.parent, settings)
+    # Makers give pieces that they left unused a new name; it is the added token that counts.
+    renamed = {index: token.get("content") for index, token in added.items()}
+    pieces = [str(renamed.get(index) or piece) for index, piece in enumerate(pieces)]
     check_unique(path, pieces)
     words = {piece: index for index, piece in enumerate(pieces)}
     if model.is_bpe:

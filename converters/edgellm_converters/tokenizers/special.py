@@ -73,7 +73,9 @@ def find_special(
             raise ConfigError(f"{path}: add_{role}_token is true, but no token is the {role} token")
     if ends.separators is not None and "sep" in special:
         flags["add_sep"] = ends.separators > int(ends.last is not None)
-    return {"special": special | _more_ends(config, special, ids, size, notes), **flags}
+    if ends.first is None or ends.first != special.get("cls"):  # an encoder ends no answer
+        special |= _more_ends(config, special, ids, size, notes)
+    return {"special": special, **flags}
 
 
 def _more_ends(
