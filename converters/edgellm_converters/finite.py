@@ -1,4 +1,4 @@
-"""NaN and infinity in plain numbers: finding them, and encoding rows that hold them."""
+"""NaN and infinity: finding them in rows of any format, and encoding rows that hold them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from edgellm_quant.formats import FORMATS, BlockFormat
+from edgellm_quant.formats import FORMATS, BlockFormat, Format, MLXFormat
 from edgellm_quant.ggml import recode_rows
 
-__all__ = ["INFINITY", "is_finite", "not_finite", "recode_not_finite", "spell"]
+__all__ = [
+    "INFINITY",
+    "SCALES",
+    "is_finite",
+    "not_finite",
+    "recode_not_finite",
+    "rows_are_finite",
+    "spell",
+]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -22,8 +30,59 @@ INFINITY: Mapping[str, int] = {
     "F16": 0x7C00,
     "BF16": 0x7F80,
 }
+# The bytes of a block at which its float16 scales and minima lie (ggml-common.h). A block whose
+# scale is NaN or infinite stands for such values alone. IQ1_M has its scale in pieces, MXFP4 and
+# NVFP4 have scales of one byte: those are not looked at.
+SCALES: Mapping[str, tuple[int, ...]] = {
+    "Q1_0": (0,),
+    "Q2_0": (0,),
+    "Q4_0": (0,),
+    "Q4_1": (0, 2),
+    "Q5_0": (0,),
+    "Q5_1": (0, 2),
+    "Q8_0": (0,),
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+    "IQ1_S": (0,),
+    "IQ2_XXS": (0,),
+    "IQ2_XS": (0,),
+    "IQ2_S": (0,),
+    "IQ3_XXS": (0,),
+    "IQ3_S": (0,),
+    "IQ4_NL": (0,),
+    "IQ4_XS": (0,),
+    "TQ1_0": (52,),
+    "TQ2_0": (64,),
+}
 # Bytes looked at in one go: both passes over them are in the cache.
 PIECE = 1 << 18
+
+
+def rows_are_finite(blocks: Bytes, fmt: Format, columns: int) -> bool:
+    """Tell whether rows of a format hold no NaN and no infinity, as far as their scales say.
+
+    Args:
+        blocks: uint8 (rows, fmt.row_bytes(columns)).
+        fmt: what the rows are.
+        columns: values in a row.
+    """
+    if fmt.name in INFINITY:
+        return is_finite(blocks, FORMATS[fmt.name])
+    if isinstance(fmt, MLXFormat):
+        if not fmt.has_biases:
+            return True
+        # scales and biases lie behind the codes
+        scales = np.ascontiguousarray(blocks[:, 4 * fmt.words(columns) :])
+        return is_finite(scales, FORMATS[fmt.scale])
+    for offset in SCALES.get(fmt.name, ()):
+        size = FORMATS[fmt.name].type_size
+        column = blocks.reshape(-1, size)[:, offset : offset + 2]  # (blocks, 2)
+        if not is_finite(np.ascontiguousarray(column), FORMATS["F16"]):
+            return False
+    return True
 
 
 def is_finite(blocks: Bytes, fmt: BlockFormat) -> bool:

@@ -341,6 +341,30 @@ def test_nan_in_a_gguf_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert np.isnan(tiny.read_safetensors(tmp_path / "y")["model.norm.weight"][9])
 
 
+@pytest.mark.parametrize("target", ["y.gguf", "y", "y-mlx"])
+def test_nan_in_the_scale_of_a_block(
+    target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert(tiny.llama(tmp_path / "hf"), tmp_path / "x.gguf", dtype="q8_0")
+    with GGUFCheckpoint(tmp_path / "x.gguf") as checkpoint:
+        tensor = checkpoint.info("blk.1.ffn_up.weight")
+    data = bytearray((tmp_path / "x.gguf").read_bytes())
+    block = tensor.offset + 5 * tensor.row_bytes + 34  # the second block of row 5
+    data[block : block + 2] = b"\x01\x7e"
+    (tmp_path / "x.gguf").write_bytes(data)
+    args = ["convert", str(tmp_path / "x.gguf"), "-o", str(tmp_path / target)]
+    assert run(args) == 1
+    err = capsys.readouterr().err
+    assert "32 values are NaN or infinite in the tensor blk.1.ffn_up.weight" in err
+    assert "row 5, column 32 (NaN)" in err
+    assert not (tmp_path / target).exists()
+    if target != "y-mlx":  # nothing of MLX can be as wrong
+        assert run([*args, "--allow-nan"]) == 0
+        assert "32 values are NaN" in capsys.readouterr().out
+    if target == "y.gguf":
+        assert (tmp_path / target).read_bytes() == data
+
+
 def test_nan_in_one_of_several_pieces_is_counted_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

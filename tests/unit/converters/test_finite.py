@@ -12,9 +12,19 @@ from numpy.typing import NDArray
 
 from edgellm_converters.checked import CheckedTensors
 from edgellm_converters.errors import NotFiniteError
-from edgellm_converters.finite import PIECE, is_finite, recode_not_finite, spell
+from edgellm_converters.finite import (
+    INFINITY,
+    PIECE,
+    SCALES,
+    is_finite,
+    recode_not_finite,
+    rows_are_finite,
+    spell,
+)
+from edgellm_quant import mlx
 from edgellm_quant.errors import ValueRangeError
-from edgellm_quant.formats import FORMATS, BlockFormat
+from edgellm_quant.formats import FORMATS, BlockFormat, MLXFormat
+from edgellm_quant.ggml import dequantize_rows
 
 KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
@@ -53,6 +63,47 @@ def test_one_among_many(at: int) -> None:
     assert is_finite(values.view(np.uint8), FORMATS["F32"])
     values.reshape(-1)[at] = -np.inf
     assert not is_finite(values.view(np.uint8), FORMATS["F32"])
+
+
+@pytest.mark.parametrize("name", SCALES)
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_blocks_by_their_scales(name: str, data: st.DataObject) -> None:
+    """Rows are finite where all values that ggml decodes of them are."""
+    fmt = FORMATS[name]
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    blocks = rng.integers(0, 256, (3, 2 * fmt.type_size)).astype(np.uint8)
+    for offset in SCALES[name]:
+        for start in (offset, fmt.type_size + offset):
+            bits = data.draw(st.sampled_from([0, 0x3C00, 0x7BFF, 0x7C00, 0xFC00, 0x7E00, 0xFC01]))
+            row = data.draw(st.integers(0, 2))
+            blocks[:, start : start + 2] = (0x00, 0x3C)
+            blocks[row, start : start + 2] = np.array([bits], "<u2").view(np.uint8)
+    columns = 2 * fmt.block_size
+    wanted = bool(np.isfinite(dequantize_rows(blocks, fmt, columns)).all())
+    assert rows_are_finite(blocks, fmt, columns) == wanted
+
+
+def test_every_format_is_looked_at_or_known_not_to_be() -> None:
+    unlooked = {fmt.name for fmt in FORMATS.values()} - SCALES.keys() - INFINITY.keys()
+    whole = {"I8", "I16", "I32", "I64"}
+    assert unlooked == whole | {"IQ1_M", "MXFP4", "NVFP4", "Q8_1", "Q8_K"}
+
+
+@pytest.mark.parametrize("scale", ["F16", "BF16", "F32"])
+def test_scales_and_biases_of_mlx(scale: str) -> None:
+    fmt = MLXFormat("affine", 4, 32, scale)
+    rng = np.random.default_rng(0)
+    good = mlx.quantize_rows(rng.standard_normal((2, 64)).astype(np.float32), fmt)
+    assert rows_are_finite(good, fmt, 64)
+    width = FORMATS[scale].type_size
+    for at in range(4):  # two scales and two biases
+        bad = good.copy()
+        bad[1, 32 + at * width : 32 + (at + 1) * width] = 0xFF
+        assert not rows_are_finite(bad, fmt, 64)
+    codes = good.copy()
+    codes[:, :32] = 0xFF
+    assert rows_are_finite(codes, fmt, 64)
 
 
 @pytest.mark.parametrize(
