@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -145,9 +146,10 @@ def atomic_files(targets: Sequence[Path], *, force: bool) -> Iterator[list[Path]
         temporaries: list[Path] = []
         try:
             for target in targets:
-                descriptor, name = tempfile.mkstemp(".partial", _hidden(target), target.parent)
-                os.close(descriptor)
-                temporaries.append(Path(name))
+                # Noted before it is there, so that an interruption in between leaves nothing.
+                name = f"{_hidden(target)}{secrets.token_hex(6)}.partial"
+                temporaries.append(target.with_name(name))
+                os.close(os.open(temporaries[-1], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             yield temporaries
             for temporary in temporaries:
                 _sync(temporary)
