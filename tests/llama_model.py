@@ -54,14 +54,40 @@ class LlamaModel:
         pooling = own if pooled else llama_cpp.LLAMA_POOLING_TYPE_NONE
         with self._context(len(tokens), embeddings=True, pooling_type=pooling) as context:
             assert llama_cpp.llama_pooling_type(context) or not pooled, "the file says no pooling"
-            array = (ctypes.c_int32 * len(tokens))(*tokens)
-            batch = llama_cpp.llama_batch_get_one(array, len(tokens))
-            assert llama_cpp.llama_encode(context, batch) == 0
+            self._encode(context, tokens)
             size = llama_cpp.llama_model_n_embd_out(self.model)
             if pooled:
                 return [llama_cpp.llama_get_embeddings_seq(context, 0)[:size]]
             count = len(tokens)
             return [llama_cpp.llama_get_embeddings_ith(context, at)[:size] for at in range(count)]
+
+    def translate(
+        self, prompt: list[int], count: int, start: int
+    ) -> tuple[list[list[float]], list[int], list[list[float]]]:
+        """Encode a prompt and decode greedily from the token `start`.
+
+        Give the encoder's vectors of the prompt, the decoder's tokens after `start`, and the logits
+        that gave each.
+        """
+        none = llama_cpp.LLAMA_POOLING_TYPE_NONE
+        with self._context(len(prompt), embeddings=True, pooling_type=none) as context:
+            self._encode(context, prompt)
+            size = llama_cpp.llama_model_n_embd(self.model)
+            # Those of the whole prompt lie one after the other.
+            flat = llama_cpp.llama_get_embeddings(context)[: size * len(prompt)]
+            vectors = [flat[at : at + size] for at in range(0, len(flat), size)]
+        found, rows = [start], []
+        with self._context(max(len(prompt), count)) as context:
+            self._encode(context, prompt)
+            for at in range(count):
+                rows.append(self._step(context, found[-1], at))
+                found.append(max(range(len(rows[-1])), key=rows[-1].__getitem__))
+        return vectors, found[1:], rows
+
+    def _encode(self, context: Any, tokens: list[int]) -> None:
+        array = (ctypes.c_int32 * len(tokens))(*tokens)
+        batch = llama_cpp.llama_batch_get_one(array, len(tokens))
+        assert llama_cpp.llama_encode(context, batch) == 0
 
     def greedy(self, prompt: list[int], count: int) -> list[int]:
         """The `count` most probable tokens after the prompt, one by one."""

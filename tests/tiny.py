@@ -21,6 +21,7 @@ import tiny_moe
 from tiny_tokenizers import (
     BYTE_LEVEL,
     SETTINGS_BERT,
+    SETTINGS_T5,
     SETTINGS_XLMR,
     SMOLLM,
     byte_level,
@@ -313,6 +314,8 @@ def _tokenizer(pre: str) -> tuple[dict[str, Any], dict[str, Any]]:
         return sentencepiece(prefix=pre == "spm-prefix"), SETTINGS_SPM
     if pre == "wordpiece":
         return wordpiece(), SETTINGS_BERT
+    if pre == "t5":
+        return unigram(), SETTINGS_T5
     if pre == "xlmr":
         return unigram("xlm-r"), SETTINGS_XLMR
     if pre == "roberta":
@@ -398,4 +401,8 @@ MODELS: dict[str, Callable[[Path], Path]] = {
 # Embedding models: what is compared is vectors, not logits.
 ENCODERS: dict[str, Callable[[Path], Path]] = {
     spec.name: partial(family, spec=spec) for spec in tiny_encoders.ENCODERS
+}
+# Models of an encoder and a decoder.
+TRANSLATORS: dict[str, Callable[[Path], Path]] = {
+    spec.name: partial(family, spec=spec) for spec in tiny_encoders.TRANSLATORS
 }

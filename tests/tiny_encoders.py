@@ -126,7 +126,7 @@ ROBERTA = BERT | {
 }
 POSITIONS = {"embeddings.position_embeddings.weight": 2}
 
-ENCODERS = (
+ENCODERS: tuple[Spec, ...] = (
     Spec(
         "bert",
         BERT
@@ -209,3 +209,92 @@ ENCODERS = (
         now=lambda name: name.removeprefix("roberta."),
     ),
 )
+
+
+# -- T5 -------------------------------------------------------------------------------------------
+
+
+def t5_attention(name: str) -> dict[str, str]:
+    return {f"{name}.{part}.weight": "query hidden" for part in "qkv"} | {
+        f"{name}.o.weight": "hidden query"
+    }
+
+
+def t5_network(number: int, *, gated: bool) -> dict[str, str]:
+    at = f"layer.{number}"
+    inner = ("wi_0", "wi_1") if gated else ("wi",)
+    return {
+        **{f"{at}.DenseReluDense.{name}.weight": "feed hidden" for name in inner},
+        f"{at}.DenseReluDense.wo.weight": "hidden feed",
+        f"{at}.layer_norm.weight": "hidden",
+    }
+
+
+def t5_tensors(*, gated: bool, decoder_layers: int) -> dict[str, str]:
+    """All tensors but the shared embedding and the output, in two layers of the encoder."""
+    found: dict[str, str] = {}
+    for stack, layers in (("encoder", 2), ("decoder", decoder_layers)):
+        for layer in range(layers):
+            parts = t5_attention("layer.0.SelfAttention") | {"layer.0.layer_norm.weight": "hidden"}
+            if not layer:
+                table = "layer.0.SelfAttention.relative_attention_bias.weight"
+                parts[table] = "buckets heads"
+            if stack == "decoder":
+                parts |= t5_attention("layer.1.EncDecAttention")
+                parts["layer.1.layer_norm.weight"] = "hidden"
+            parts |= t5_network(1 if stack == "encoder" else 2, gated=gated)
+            found |= {f"{stack}.block.{layer}.{name}": shape for name, shape in parts.items()}
+        if layers:
+            found[f"{stack}.final_layer_norm.weight"] = "hidden"
+    return found
+
+
+T5: dict[str, Any] = {
+    "model_type": "t5",
+    "d_model": 64,
+    "d_ff": 96,
+    "d_kv": 16,
+    "num_layers": 2,
+    "num_heads": 4,
+    "layer_norm_epsilon": 1e-6,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 128,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+}
+
+
+def t5(name: str, seed: int, *, gated: bool, decoder_layers: int, **more: Any) -> Spec:
+    """A T5 with as many layers in its decoder; 0 for an encoder alone."""
+    kind = "gated-gelu" if gated else "relu"
+    config = T5 | {"feed_forward_proj": kind, "tie_word_embeddings": not gated}
+    if decoder_layers:
+        config |= {"architectures": "T5ForConditionalGeneration"}
+        config |= {"num_decoder_layers": decoder_layers, "decoder_start_token_id": 0}
+        config |= {"is_encoder_decoder": True}
+    else:
+        config |= {"architectures": "T5EncoderModel"}
+    return Spec(
+        name,
+        config,
+        {},
+        seed=seed,
+        embed="shared.weight",
+        embedding=0.1,
+        ends=t5_tensors(gated=gated, decoder_layers=decoder_layers),
+        sizes={"buckets": 8, "heads": 4},
+        heads_kv=4,
+        pre="t5",
+        plain=True,
+        tied=not gated or not decoder_layers,
+        gguf="t5" if decoder_layers else "t5encoder",
+        gated=gated,
+        **more,
+    )
+
+
+TRANSLATORS = (
+    t5("t5", 50, gated=False, decoder_layers=2),
+    t5("t5-gated", 51, gated=True, decoder_layers=1),
+)
+ENCODERS += (t5("t5-encoder", 52, gated=True, decoder_layers=0, files=modules("mean_tokens")),)

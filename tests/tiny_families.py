@@ -45,8 +45,9 @@ class Spec:
     `plain` tells that `config` holds all keys, because the family has names of its own for them;
     `sizes` are further names of sizes. Names that end in one of `transposed` are of matrices whose
     rows are inputs. `files` are JSON files beside the usual ones. `left_out` are tensors that a
-    conversion leaves out, and `blank` those of which it blanks so many first rows;
-    `now` gives the name that a tensor has after it; `gguf` is the name of its architecture there.
+    conversion leaves out, and `blank` those of which it blanks so many first rows; `now` gives the
+    name that a tensor has after it. `gguf` is the name of its architecture there, `gated` whether
+    its network has a gate.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Spec:
     blank: dict[str, int] = field(default_factory=dict)
     now: Callable[[str], str] = str
     gguf: str = ""
+    gated: bool = False
 
 
 NORM_BIAS = {"input_layernorm.bias": "hidden", "post_attention_layernorm.bias": "hidden"}

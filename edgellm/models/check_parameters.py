@@ -90,6 +90,9 @@ ARCHITECTURE_RULES: dict[str, Rule] = {
     "expert_group_used_count": Whole(0, MAX_EXPERTS),
     "expert_gating_func": Whole(0, 8),
     "nextn_predict_layers": Whole(0, MAX_LAYERS),
+    "decoder_block_count": Whole(1, MAX_LAYERS),
+    # With fewer than 4, a table is read where it has no rows.
+    "attention.relative_buckets_count": Whole(4, 1 << 12),
     "pooling_type": Whole(0, 4),
 }
 GENERAL_RULES: dict[str, Rule] = {

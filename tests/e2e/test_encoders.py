@@ -139,7 +139,7 @@ def test_smaller_types_still_run(
     check_model_file(tmp_path / "x.gguf")
     with opened(tmp_path / "x.gguf") as model:
         (text,) = model.embeddings(golden["prompt"], pooled=True)
-    assert cosine(text, golden["pooled"]) > 0.999
+    assert cosine(text, golden["pooled"]) > 0.998
 
 
 def test_a_source_in_float16_keeps_what_llama_cpp_adds_in_float32(tmp_path: Path) -> None:

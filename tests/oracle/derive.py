@@ -21,6 +21,7 @@ GOLDEN = TESTS / "golden" / "transformers"
 PROMPT = "the cat sat on <s>the  mat"
 COUNT = 64
 LOGITS = 8
+WORDS = 24  # of a decoder beside an encoder
 
 
 def derive(folder: Path) -> dict[str, Any]:
@@ -59,9 +60,11 @@ def load(folder: Path) -> tuple[Any, Any]:
 def hidden_states(folder: Path) -> tuple[list[int], Any]:
     """Run one encoder in float32; give the ids of the prompt and (tokens, hidden) in numpy."""
     import torch
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel, AutoTokenizer, T5EncoderModel
 
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    alone = "T5EncoderModel" in (folder / "config.json").read_text()
+    kind = T5EncoderModel if alone else AutoModel
+    model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     prompt = list(AutoTokenizer.from_pretrained(folder)(PROMPT)["input_ids"])
     with torch.no_grad():
         return prompt, model.eval()(torch.tensor([prompt])).last_hidden_state[0].numpy()
@@ -88,6 +91,35 @@ def derive_encoder(folder: Path) -> dict[str, Any]:
     }
 
 
+def translate(folder: Path) -> tuple[list[int], Any, list[int], Any]:
+    """Run an encoder and a decoder in float32, greedily from the start token.
+
+    Give the prompt's ids, the encoder's vectors, the tokens after the start and their logits.
+    """
+    import torch
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
+    prompt = list(AutoTokenizer.from_pretrained(folder)(PROMPT)["input_ids"])
+    ids, start = torch.tensor([prompt]), model.config.decoder_start_token_id
+    found = [start]
+    with torch.no_grad():
+        encoded = model.eval().get_encoder()(ids)
+        for _ in range(WORDS):
+            rows = model(encoder_outputs=encoded, decoder_input_ids=torch.tensor([found])).logits[0]
+            found.append(int(rows[-1].argmax()))
+    return prompt, encoded.last_hidden_state[0].numpy(), found[1:], rows.numpy()
+
+
+def derive_translator(folder: Path) -> dict[str, Any]:
+    """Give the prompt's ids, two of the encoder's vectors, and the decoder's words and logits."""
+    prompt, vectors, greedy, logits = translate(folder)
+    parts = {"first": vectors[0], "last": vectors[-1], "logits": logits[-1][:LOGITS]}
+    return {"prompt": prompt, "greedy": greedy} | {
+        name: [round(float(value), 5) for value in values] for name, values in parts.items()
+    }
+
+
 def golden(name: str) -> dict[str, Any]:
     """Read the golden file of a checkpoint."""
     found: dict[str, Any] = json.loads((GOLDEN / f"{name}.json").read_text())
@@ -99,11 +131,15 @@ def main() -> None:
     import tiny
 
     with tempfile.TemporaryDirectory() as scratch:
-        for name in sys.argv[1:] or {**tiny.MODELS, **tiny.ENCODERS}:
-            if name in tiny.ENCODERS:
-                found = derive_encoder(tiny.ENCODERS[name](Path(scratch) / name))
-            else:
-                found = derive(tiny.MODELS[name](Path(scratch) / name))
+        kinds = (
+            (tiny.MODELS, derive),
+            (tiny.ENCODERS, derive_encoder),
+            (tiny.TRANSLATORS, derive_translator),
+        )
+        ways = {name: (models[name], way) for models, way in kinds for name in models}
+        for name in sys.argv[1:] or ways:
+            write, way = ways[name]
+            found = way(write(Path(scratch) / name))
             # A line for each part, so that a change can be seen.
             lines = ",\n".join(f' "{part}": {json.dumps(value)}' for part, value in found.items())
             (GOLDEN / f"{name}.json").write_text(f"{{\n{lines}\n}}\n")

@@ -130,3 +130,30 @@ def test_the_real_model_comes_back_bit_for_bit(minilm: Path, tmp_path: Path) -> 
 def unit(vector: Any) -> np.ndarray:
     wide = np.asarray(vector, np.float64)
     return np.asarray(wide / np.linalg.norm(wide))
+
+
+# -- encoder and decoder --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", tiny.TRANSLATORS)
+def test_a_translator_agrees_at_every_position(name: str, tmp_path: Path) -> None:
+    folder = tiny.TRANSLATORS[name](tmp_path / "hf")
+    prompt, vectors, greedy, logits = derive.translate(folder)
+    fresh = derive.derive_translator(folder)
+    for part, values in derive.golden(name).items():
+        assert fresh[part] == pytest.approx(values, abs=1e-4), part
+    convert(folder, tmp_path / "x.gguf", dtype="f32")
+    with opened(tmp_path / "x.gguf") as native:
+        found, words, rows = native.translate(prompt, len(greedy), 0)
+    assert words == greedy
+    config = (folder / "config.json").read_text()
+    limit = LARGEST_WITH_GELU if "gelu" in config else LARGEST_DIFFERENCE
+    # llama.cpp leaves out the division by the root of the width where the output is tied.
+    divisor = 8.0 if '"tie_word_embeddings": true' in config else 1.0
+    encoder = float(np.abs(np.array(found, np.float32) - vectors).max())
+    decoder = float(np.abs(np.array(rows, np.float32) / divisor - logits).max())
+    print(f"{name}: largest difference {encoder:.1e} of {float(vectors.std()):.2f} (encoder), ")
+    print(f"{decoder:.1e} of {float(logits.std()):.2f} (logits)")
+    assert encoder <= limit * vectors.std()
+    # Cross attention is not scaled in T5, which makes more of what GELU's table rounds.
+    assert decoder <= 4 * limit * logits.std()

@@ -39,6 +39,7 @@ from edgellm_converters.architectures.qwen_moe import OLMOE, QWEN2_MOE, QWEN3_MO
 from edgellm_converters.architectures.smollm3 import SMOLLM3
 from edgellm_converters.architectures.stablelm import STABLELM
 from edgellm_converters.architectures.starcoder2 import STARCODER2
+from edgellm_converters.architectures.t5 import T5, T5_ENCODER
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import UnsupportedError
 
@@ -91,6 +92,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     DEEPSEEK2,
     LFM2,
     LFM2_MOE,
+    T5,
+    T5_ENCODER,
 )
 
 _BY_HF: Mapping[str, Architecture] = {

@@ -233,6 +233,11 @@ class Architecture(Protocol):
         ...
 
     @property
+    def copies(self) -> tuple[str, ...]:
+        """Hugging Face tensors that are left out because they are copies of the embedding."""
+        ...
+
+    @property
     def hf_names(self) -> tuple[str, ...]:
         """The class names in the `architectures` of config.json; the first is written."""
         ...

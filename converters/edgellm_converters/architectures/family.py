@@ -141,6 +141,7 @@ class Family:
         layer: the tensors of each layer, in the order in which they are written.
         ends: those outside of the layers.
         blocks: what stands before those of layer "{}" in a Hugging Face folder.
+        gguf_blocks: the same in GGUF.
         mlx_blocks: the same in MLX where it is another.
         stacks: further layers, of other kinds.
         in_mlx: whether mlx-lm has a model of this family.
@@ -181,6 +182,7 @@ class Family:
         reads: keys of config.json that the functions above read.
         reads_stored: keys of the metadata that they read, or that llama.cpp passes over.
         bidirectional: tokens see those after them, and the metadata say so.
+        copies: tensors that are left out because they are copies of the embedding.
         heads: endings of tensors of heads for tasks, which are left out with a note.
         pools: the files of sentence-transformers tell what becomes of the vectors.
         whole_keys: gives keys of the metadata by their whole names.
@@ -192,6 +194,7 @@ class Family:
     layer: tuple[Tensor, ...]
     ends: tuple[Tensor, ...]
     blocks: str = "model.layers.{}."
+    gguf_blocks: str = "blk.{}."
     mlx_blocks: str = ""
     stacks: tuple[Stack, ...] = ()
     in_mlx: bool = True
@@ -228,6 +231,7 @@ class Family:
     reads: tuple[str, ...] = ()
     reads_stored: tuple[str, ...] = ()
     bidirectional: bool = False
+    copies: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     pools: bool = False
     whole_keys: Callable[[Decoder], Keys] | None = None
@@ -370,7 +374,7 @@ class Family:
             grouped=self.grouped,
         )
         if decoder.explicit_head_dim or self.names_head_dim:
-            found["head_dim"] = decoder.head_dim
+            found[self.names.get("head_dim", "head_dim")] = decoder.head_dim
         found |= {key: allowed[0] for key, allowed in self.fixed.items()}
         found |= self.written
         if self.partial:
@@ -414,7 +418,7 @@ class Family:
 
     def rules(self, decoder: Decoder) -> list[TensorRule]:
         """Give the tensors; see `Architecture`."""
-        first = Stack("blk.{}.", self.blocks, self.layer, mlx=self.mlx_blocks)
+        first = Stack(self.gguf_blocks, self.blocks, self.layer, mlx=self.mlx_blocks)
         found = [rule for each in self.ends for rule in expand(each, decoder)]
         for stack in (first, *self.stacks):
             found += expand_stack(stack, decoder)
@@ -447,7 +451,7 @@ class Family:
         """Give the endings of names to leave out; see `Architecture`."""
         # Old checkpoints carry the frequencies; a tied model may carry its embedding twice.
         tied = ("lm_head.weight",) if decoder.tied else ()
-        return (".rotary_emb.inv_freq", *tied, *self.leaves, *self.heads)
+        return (".rotary_emb.inv_freq", *tied, *self.leaves, *self.heads, *self.copies)
 
 
 def _share(rotary: int, head_dim: int) -> float:

@@ -37,7 +37,7 @@ from edgellm_converters.writers.mlx import quantization_config
 
 __all__ = ["FolderSource"]
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING, HEAD = "token_embd.weight", "lm_head.weight"
 
 
 class FolderSource:
@@ -101,8 +101,7 @@ class FolderSource:
         for step in steps:
             step_format(self.tensors, step)
         self._note_left_out(notes)
-        if decoder.tied and HEAD in self.tensors.shapes:
-            self._check_tied()
+        self._check_copies()
         return Plan(
             architecture.name,
             target,
@@ -121,21 +120,33 @@ class FolderSource:
                 f"{len(found)} tensors of heads for tasks are left out, such as {found[0]}"
             )
 
-    def _check_tied(self) -> None:
-        """Refuse an output matrix that would be left out though it is not the embedding's copy."""
-        of = self.tensors
-        rows, columns = of.shapes[EMBEDDING]
-        same = of.shapes[HEAD] == (rows, columns) and of.format(HEAD) == of.format(EMBEDDING)
-        slab = max(1, SLAB_VALUES // columns)
-        for start in range(0, rows if same else 0, slab):
-            part = (start, min(start + slab, rows))
-            same = same and np.array_equal(of.rows(HEAD, *part), of.rows(EMBEDDING, *part))
-        if not same:
+    def _check_copies(self) -> None:
+        """Refuse a matrix that would be left out though it is not the embedding's copy."""
+        rules = self._architecture.rules(self._decoder)
+        places = (rule.place(self.side).name for rule in rules if rule.gguf.name == EMBEDDING)
+        embedding = next(places, "")
+        if self._decoder.tied and HEAD in self.tensors.shapes and not self._same(HEAD, embedding):
             raise ConfigError(
-                f"{self.path}: tie_word_embeddings is true, but {HEAD} is not {EMBEDDING}",
+                f"{self.path}: tie_word_embeddings is true, but {HEAD} is not {embedding}",
                 hint='if the output matrix is one of its own, set "tie_word_embeddings": false in '
                 "config.json",
             )
+        for name in self._architecture.copies:
+            if name in self.tensors.shapes and not self._same(name, embedding):
+                raise ConfigError(f"{self.path}: {name} is not {embedding}, which it should copy")
+
+    def _same(self, name: str, other: str) -> bool:
+        """Tell whether two matrices are equal bit for bit."""
+        of = self.tensors
+        rows, columns = of.shapes[other]
+        if of.shapes[name] != (rows, columns) or of.format(name) != of.format(other):
+            return False
+        slab = max(1, SLAB_VALUES // columns)
+        return all(
+            np.array_equal(of.rows(name, *part), of.rows(other, *part))
+            for start in range(0, rows, slab)
+            for part in ((start, min(start + slab, rows)),)
+        )
 
     def entries(self, plan: Plan, choice: Choice) -> Entries:
         """Give general keys, the architecture's and the tokenizer's."""

@@ -19,6 +19,8 @@ __all__ = ["LlamaCppModel"]
 CONTROL = 1 << 3  # llama_token_attr
 UNKNOWN = 1 << 0
 NO_VOCABULARY = 0  # llama_vocab_type
+# Architectures whose tokens see those after them, though no key says so.
+ENCODERS = ("gemma-embedding",)
 METADATA_LIMIT = 4096  # bytes of one metadata value that is read here
 
 
@@ -63,13 +65,14 @@ class LlamaCppModel:
         """Refuse models that hold no decoder for text: sampling from them would abort."""
         native = self.native
         kind = self.metadata("general.architecture") or "unknown"
-        if native.llama_model_has_encoder(self.handle):
-            raise BackendError(f"{self.path}: {kind} models with an encoder cannot be run yet")
         if (
             not native.llama_model_has_decoder(self.handle)
             or self.metadata(f"{kind}.attention.causal") == "false"
+            or kind in ENCODERS
         ):
             raise BackendError(f"{self.path}: {kind} is an encoder, which writes no text")
+        if native.llama_model_has_encoder(self.handle):
+            raise BackendError(f"{self.path}: {kind} models with an encoder cannot be run yet")
         if native.llama_model_is_diffusion(self.handle):
             raise BackendError(f"{self.path}: {kind} is a diffusion model, which cannot be run yet")
         vocab = native.llama_model_get_vocab(self.handle)
