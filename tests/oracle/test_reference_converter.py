@@ -26,6 +26,7 @@ WRITTEN_ANYWAY = {
     "rope.freq_base": "what llama.cpp takes by default; a reader need not know that",
     "rope.scaling.attn_factor": "theirs is yarn_attn_factor, which llama.cpp passes over",
     "attention.sliding_window_pattern": "theirs is llama.cpp's default, whatever the model has",
+    "pooling_type": "theirs passes over the files of sentence-transformers of T5",
 }
 LEFT_OUT = {
     "attention.sliding_window": "theirs is 0 where the model has no window",
@@ -40,7 +41,7 @@ OTHERS = {
 NOT_THERE = {"stablelm-head-norms": "its function that stacks the norms of heads is never run"}
 
 
-CHECKPOINTS = tiny.MODELS | tiny.ENCODERS
+CHECKPOINTS = tiny.MODELS | tiny.ENCODERS | tiny.TRANSLATORS
 
 
 @pytest.fixture(scope="module")

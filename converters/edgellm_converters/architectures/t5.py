@@ -78,7 +78,12 @@ def _read(config: Values, sizes: Sizes) -> dict[str, Any]:  # noqa: ARG001
             f"{config.path}: feed_forward_proj is {kind!r:.80}; T5 in GGUF has {' or '.join(KINDS)}"
         )
     buckets = config.integer("relative_attention_num_buckets", 32)
-    return {"gated": KINDS[kind], "buckets": _bounded(config, buckets)}
+    # GGUF always names the size of a head.
+    return {
+        "gated": KINDS[kind],
+        "buckets": _bounded(config, buckets),
+        "explicit_head_dim": True,
+    }
 
 
 def _read_both(config: Values, sizes: Sizes) -> dict[str, Any]:
