@@ -110,6 +110,11 @@ def test_malformed_file_gives_one_sentence(case: str, tmp_path: Path) -> None:
     assert len(message) < 300 + len(str(path))
 
 
+def test_mlx_writes_null_for_no_metadata(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(build(GOOD | {"__metadata__": None}))
+    assert SafetensorsCheckpoint.open(tmp_path).metadata == {}
+
+
 def test_well_formed_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(build(GOOD | {"__metadata__": {"format": "pt"}}))

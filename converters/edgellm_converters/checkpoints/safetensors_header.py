@@ -198,6 +198,8 @@ def _no_constant(constant: str) -> NoReturn:
 
 
 def _metadata(path: Path, value: Any) -> dict[str, str]:
+    if value is None:  # what mlx writes where there is none
+        return {}
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         _fail(path, f"{METADATA} is not an object of strings")
     return value
