@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from edgellm_converters.architectures.base import Side
+from edgellm_converters.architectures.base import TEXT, Side
 from edgellm_converters.checked import CheckedTensors
 from edgellm_converters.errors import ConvertersError, SourceNotFoundError
 from edgellm_converters.sources import Plan, Source, open_source
@@ -30,7 +30,7 @@ from edgellm_converters.writers.atomic import (
     require_space,
 )
 from edgellm_converters.writers.folder import FolderSpec, tensor_folder, write_json
-from edgellm_converters.writers.gguf import TensorSpec
+from edgellm_converters.writers.gguf import TensorSpec, pack
 from edgellm_converters.writers.gguf_split import gguf_parts, plan_parts
 from edgellm_quant.formats import FORMATS, BlockFormat, Format
 from edgellm_quant.mlx_recipes import MLXRecipe
@@ -38,6 +38,7 @@ from edgellm_quant.mlx_recipes import MLXRecipe
 __all__ = [
     "DTYPES",
     "KINDS",
+    "Adapted",
     "ConversionResult",
     "Fallback",
     "Progress",
@@ -94,6 +95,19 @@ class WrittenPart:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapted:
+    """What an adapter was in a conversion: `pairs` of matrices, `rank` being the largest.
+
+    `merged` tells that it went into the weights of a model.
+    """
+
+    adapter: Path
+    pairs: int
+    rank: int
+    merged: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ConversionResult:
     """What was written.
 
@@ -119,6 +133,7 @@ class ConversionResult:
     notes: tuple[str, ...]
     seconds: float
     parts: tuple[WrittenPart, ...] = ()
+    adapted: Adapted | None = None
 
 
 def convert(
@@ -129,6 +144,8 @@ def convert(
     dtype: str = "auto",
     recipe: str | None = None,
     mlx: MLXRecipe | None = None,
+    lora: Path | None = None,
+    lora_scale: float = 1.0,
     requantize: bool = False,
     allow_nan: bool = False,
     split_size: int | None = None,
@@ -146,6 +163,8 @@ def convert(
             Hugging Face folder; between GGUF and MLX they are repacked where the formats allow it.
         recipe: a quantization recipe of `edgellm_quant.recipes`, in place of `dtype`; only to GGUF.
         mlx: the same for MLX; `dtype` is then that of scales and of what stays dense.
+        lora: the folder of an adapter that is merged into the weights.
+        lora_scale: how many times it is added.
         requantize: quantize a source that is quantized already.
         allow_nan: convert NaN and infinity as they are, where the format can hold them.
         split_size: write GGUF in parts of at most so many bytes, if it is larger.
@@ -188,6 +207,8 @@ def convert(
         job = _Job(
             opened, plan, choice, target, allow_nan, split_size, force, threads, progress, started
         )
+        if lora is not None:
+            job.merge(lora, lora_scale)
         return job.write_gguf() if side is Side.GGUF else job.write_folder()
 
 
@@ -218,13 +239,32 @@ class _Job:
     threads: int | None
     progress: Progress | None
     started: float
+    adapted: Adapted | None = None
     repacks: list[Repack] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def merge(self, lora: Path, scale: float) -> None:
+        """Let the source give its tensors with what an adapter adds to them.
+
+        The formats stay as they were chosen by the base's own.
+        """
+        from edgellm_converters.adapters import open_adapter
+        from edgellm_converters.adapters.base import BaseModel
+        from edgellm_converters.adapters.carry import carry
+        from edgellm_converters.adapters.merge import MergedTensors
+
+        source, adapter = self.source, open_adapter(lora)
+        deltas = carry(adapter, BaseModel(source.path, *source.model()), source.side)
+        source.tensors = MergedTensors(source.tensors, deltas, scale)
+        rank = max(pair.rank for pair in adapter.pairs)
+        self.adapted = Adapted(lora, len(adapter.pairs), rank, merged=True)
 
     def write_gguf(self) -> ConversionResult:
         """Write a GGUF file, or the parts of one."""
         source, plan = self.source, self.plan
         entries = source.entries(plan, self.choice)
+        if self.adapted is not None:
+            entries["edgellm.adapter"] = pack(TEXT, self.adapted.adapter.resolve().name)
         specs = [
             TensorSpec(step.target, step.shape, _block(fmt))
             for step, fmt in zip(plan.steps, self.choice.formats, strict=True)
@@ -330,6 +370,7 @@ class _Job:
             repacks=tuple(self.repacks),
             notes=(*self.plan.notes, *self.notes),
             seconds=time.monotonic() - self.started,
+            adapted=self.adapted,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ def convert(
     bits: int | None = None,
     type: str | None = None,
     group_size: int | None = None,
+    lora: str | Path | None = None,
+    lora_scale: float | None = None,
+    base: str | Path | None = None,
     requantize: bool = False,
     allow_nan: bool = False,
     split_size: int | None = None,
@@ -30,10 +34,11 @@ def convert(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> ConversionResult:
-    """Convert a checkpoint; nothing half-written ever stands at `output`.
+    """Convert a checkpoint or an adapter; nothing half-written ever stands at `output`.
 
     Args:
-        source: a Hugging Face or MLX folder, a GGUF file, or the name of a model in the store.
+        source: a Hugging Face or MLX folder, a GGUF file, or the name of a model in the store; or
+            the folder of a LoRA adapter, which becomes one of llama.cpp (GGUF) or mlx-lm.
         output: the file or folder to write; a name that ends in .gguf means GGUF, one in .mlx or
             -mlx MLX, any other Hugging Face.
         to: "gguf", "hf" or "mlx", where the name does not say it.
@@ -41,6 +46,9 @@ def convert(
         bits: quantize to about so many bits, 2 to 8; excludes `type`.
         type: quantize to this type ("Q4_K_M", for MLX "mxfp4", in any case); excludes `bits`.
         group_size: how many weights share a scale in MLX: 32, 64 or 128.
+        lora: the folder of an adapter to merge into the weights, which are floats.
+        lora_scale: how many times it is added; None for once.
+        base: the model that the adapter `source` belongs to, which names its tensors.
         requantize: quantize a source that is quantized already.
         allow_nan: convert NaN and infinity as they are, where the type can hold them.
         split_size: write a larger GGUF file in parts of at most so many bytes.
@@ -53,6 +61,7 @@ def convert(
         NotFoundError: there is no such source.
         ConvertersError, QuantError: see their subclasses.
     """
+    from edgellm_converters.adapters import is_adapter
     from edgellm_converters.pipeline import DTYPES, KINDS, target_kind
     from edgellm_converters.pipeline import convert as run
 
@@ -62,6 +71,21 @@ def convert(
     if to not in (None, *KINDS):
         raise UsageError(f"{to!r} is no target format", hint=f"known are: {', '.join(KINDS)}")
     kind = target_kind(Path(output), to)
+    path = source_path(source)
+    check_lora(lora, lora_scale)
+    if is_adapter(path):
+        others = (bits, type, group_size, lora, split_size)
+        if any(each is not None for each in others) or requantize or dtype == "q8_0":
+            raise UsageError(
+                f"{path} is an adapter, which is converted in a float type and alone",
+                hint="to merge it into a model: edgellm convert MODEL --lora ADAPTER -o OUT",
+            )
+        return _convert_adapter(path, base, Path(output), kind, dtype, force=force)
+    if base is not None:
+        raise UsageError(
+            f"a base goes with an adapter, but {path} is none",
+            hint="to merge an adapter into a model: edgellm convert MODEL --lora ADAPTER -o OUT",
+        )
     quantizes = bits is not None or type is not None
     recipe = pick_recipe(bits, type) if quantizes and kind == "gguf" else None
     if kind == "hf" and (quantizes or dtype == "q8_0"):
@@ -82,12 +106,14 @@ def convert(
     check_threads(threads)
     check_split(split_size)
     return run(
-        source_path(source),
+        path,
         Path(output),
         to=kind,
         dtype=dtype,
         recipe=recipe,
         mlx=pick_mlx(bits, type, group_size) if quantizes and kind == "mlx" else None,
+        lora=None if lora is None else Path(lora),
+        lora_scale=1.0 if lora_scale is None else lora_scale,
         requantize=requantize,
         allow_nan=allow_nan,
         split_size=split_size,
@@ -95,6 +121,44 @@ def convert(
         threads=threads,
         progress=progress,
     )
+
+
+def _convert_adapter(
+    source: Path, base: str | Path | None, output: Path, kind: str, dtype: str, *, force: bool
+) -> ConversionResult:
+    from edgellm_converters.adapters import open_adapter
+    from edgellm_converters.adapters.convert import convert_adapter
+    from edgellm_converters.architectures.base import Side
+
+    if kind == "hf":
+        raise UsageError(
+            f"{source} is an adapter, which is written as GGUF or for mlx-lm",
+            hint="-o NAME.gguf, or --to mlx",
+        )
+    if base is None:
+        said = open_adapter(source).base
+        belongs = f"; it says it belongs to {said!r:.200}" if said else ""
+        raise UsageError(
+            f"{source} is an adapter, and its base model is needed to name its tensors{belongs}",
+            hint="--base MODEL (a folder, a GGUF file or a name in the store)",
+        )
+    return convert_adapter(
+        source, source_path(base), output, to=Side(kind), dtype=dtype, force=force
+    )
+
+
+def check_lora(lora: str | Path | None, scale: float | None) -> None:
+    """Refuse a scale without an adapter, or one that says nothing.
+
+    Raises:
+        UsageError: see above.
+    """
+    if scale is None:
+        return
+    if lora is None:
+        raise UsageError("a LoRA scale goes with an adapter to merge", hint="--lora ADAPTER")
+    if not math.isfinite(scale) or scale == 0:
+        raise UsageError(f"a LoRA scale of {scale} adds nothing", hint="for example: 1 or 0.5")
 
 
 def pick_mlx(bits: int | None, type_name: str | None, group_size: int | None) -> MLXRecipe:

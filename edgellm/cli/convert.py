@@ -80,6 +80,17 @@ def quantization_options(function: F) -> F:
     type=click.Choice(["32", "64", "128"]),
     help="For MLX: how many weights share a scale.  [default: 64]",
 )
+@option(
+    "--lora",
+    metavar="ADAPTER",
+    help="Merge this LoRA adapter, a folder of PEFT or mlx-lm, into the weights.",
+)
+@option("--lora-scale", type=float, help="How many times to add it.  [default: 1]")
+@option(
+    "--base",
+    metavar="MODEL",
+    help="The model that SOURCE belongs to, where SOURCE is an adapter.",
+)
 @quantization_options
 def command(
     source: str,
@@ -87,6 +98,9 @@ def command(
     to: str | None,
     dtype: str,
     group_size: str | None,
+    lora: str | None,
+    lora_scale: float | None,
+    base: str | None,
     bits: int | None,
     type_name: str | None,
     requantize: bool,
@@ -104,6 +118,9 @@ def command(
     Hugging Face folder gets the values that the quantized ones stand for. So does GGUF from a
     folder in 8-bit floats, GPTQ or AWQ.
 
+    A LoRA adapter, the folder that PEFT or mlx-lm trained, is converted for llama.cpp (GGUF) or
+    mlx-lm with --base, or merged into the float weights of a model with --lora.
+
     \b
     edgellm convert ./my-finetune -o mine.gguf
     edgellm convert ./my-finetune -o mine-q4.gguf --bits 4
@@ -111,6 +128,8 @@ def command(
     edgellm convert mine-q4.gguf -o ./mine-mlx --to mlx
     edgellm convert mine.gguf -o ./folder --to hf
     edgellm convert large-00001-of-00003.gguf -o whole.gguf
+    edgellm convert ./adapter -o adapter.gguf --base ./base-model
+    edgellm convert ./base-model --lora ./adapter -o merged-q4.gguf --bits 4
     """
     from edgellm.api.convert import convert
 
@@ -125,6 +144,9 @@ def command(
                 bits=bits,
                 type=type_name,
                 group_size=None if group_size is None else int(group_size),
+                lora=lora,
+                lora_scale=lora_scale,
+                base=base,
                 requantize=requantize,
                 allow_nan=allow_nan,
                 split_size=split_size,
@@ -151,6 +173,7 @@ def show(
 
 def _json(result: ConversionResult) -> dict[str, Any]:
     """Give the object that `--json` writes."""
+    adapted = result.adapted
     return {
         "output": str(result.output),
         "bytes": result.bytes,
@@ -186,6 +209,14 @@ def _json(result: ConversionResult) -> dict[str, Any]:
             for repack in result.repacks
         ],
         "notes": list(result.notes),
+        "adapter": None
+        if adapted is None
+        else {
+            "path": str(adapted.adapter),
+            "pairs": adapted.pairs,
+            "rank": adapted.rank,
+            "merged": adapted.merged,
+        },
     }
 
 
@@ -208,6 +239,12 @@ def _summary(result: ConversionResult, bits: int | None) -> list[str]:
         )
     else:
         lines.append(f"  sha256 {result.sha256}")
+    if (adapted := result.adapted) is not None:
+        what = "merged with" if adapted.merged else "from"
+        lines.append(
+            f"  {what} the adapter {adapted.adapter}: {adapted.pairs} pairs of matrices, "
+            f"rank {adapted.rank}"
+        )
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for fallback in result.fallbacks:
         key = (fallback.wanted, fallback.used, fallback.reason)

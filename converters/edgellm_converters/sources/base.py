@@ -73,6 +73,14 @@ class Source(Protocol):
     tensors: Tensors
     alignment: int
 
+    def model(self) -> tuple[Architecture, Decoder]:
+        """Give the family and the measures of the model.
+
+        Raises:
+            UnsupportedError: the family is not known here.
+        """
+        ...
+
     def plan(self, target: Side) -> Plan:
         """Plan a target.
 

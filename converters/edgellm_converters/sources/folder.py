@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgellm_converters.architectures import Architecture, by_hf_name
+from edgellm_converters.architectures import Architecture, Decoder, by_hf_name
 from edgellm_converters.architectures.base import TEXT, U32, Keys, Side
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.checkpoints.gguf_split import ARCHITECTURE
@@ -80,6 +80,10 @@ class FolderSource:
         if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
             raise self._config.wrong("architectures", "a list of one name")
         return by_hf_name(file, names[0])
+
+    def model(self) -> tuple[Architecture, Decoder]:
+        """Give what config.json says."""
+        return self._architecture, self._decoder
 
     def plan(self, target: Side) -> Plan:
         """Plan a target by the architecture's rules."""

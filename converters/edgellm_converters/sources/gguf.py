@@ -58,12 +58,20 @@ class GGUFSource:
         self.alignment = checkpoint.header.alignment
         self._metadata = Values(self.path, checkpoint.header.metadata)
 
+    def model(self) -> tuple[Architecture, Decoder]:
+        """Give what the metadata says."""
+        architecture = by_gguf_name(self.path, self._name(), self._header.metadata)
+        keys = self._metadata.under(f"{architecture.name}.")
+        decoder = architecture.from_metadata(keys, self.tensors.shapes)
+        present = [name for name in VECTORS if name in self.tensors.shapes]
+        vectors = {name: self._factors(name, decoder.rotary // 2) for name in present}
+        return architecture, restore_scaling(keys, decoder, vectors)
+
     def plan(self, target: Side) -> Plan:
         """Plan a folder by the architecture's rules; to GGUF, every tensor is taken over."""
         if target is Side.GGUF:
             return self._plan_copy()
-        architecture = self._architecture()
-        decoder = self._decoder(architecture)
+        architecture, decoder = self.model()
         notes: list[str] = []
         if target is Side.MLX:
             check_mlx(self.path, architecture)
@@ -102,9 +110,6 @@ class GGUFSource:
             entries |= {key: pack(*typed) for key, typed in keys.items()}
         return entries
 
-    def _architecture(self) -> Architecture:
-        return by_gguf_name(self.path, self._name(), self._header.metadata)
-
     def _name(self) -> str:
         if ARCHITECTURE not in self._metadata:
             raise CorruptFileError(self.path, f"there is no {ARCHITECTURE}")
@@ -112,13 +117,6 @@ class GGUFSource:
         if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
             raise CorruptFileError(self.path, f"{ARCHITECTURE} is not a short name")
         return name
-
-    def _decoder(self, architecture: Architecture) -> Decoder:
-        keys = self._metadata.under(f"{architecture.name}.")
-        decoder = architecture.from_metadata(keys, self.tensors.shapes)
-        present = [name for name in VECTORS if name in self.tensors.shapes]
-        vectors = {name: self._factors(name, decoder.rotary // 2) for name in present}
-        return restore_scaling(keys, decoder, vectors)
 
     def _factors(self, name: str, size: int) -> npt.NDArray[np.float32]:
         """Read a vector of rope factors."""
@@ -131,8 +129,7 @@ class GGUFSource:
 
     def files_for(self, plan: Plan, choice: Choice) -> Files:
         """Build config.json, tokenizer.json and tokenizer_config.json from the metadata."""
-        architecture = self._architecture()
-        decoder = self._decoder(architecture)
+        architecture, decoder = self.model()
         vocabulary = vocabulary_from_metadata(self._metadata)
         if len(vocabulary.tokens) != decoder.vocabulary:
             raise ConfigError(

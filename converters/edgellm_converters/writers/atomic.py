@@ -43,7 +43,16 @@ COPIED = (
 """Files of a folder beside config.json and the tensors, which another folder takes over."""
 
 # What a folder of ours may hold; a folder with anything else is not replaced.
-OWN_NAMES = frozenset({"config.json", "model.safetensors.index.json", "modules.json", *COPIED})
+OWN_NAMES = frozenset(
+    {
+        "config.json",
+        "model.safetensors.index.json",
+        "modules.json",
+        "adapter_config.json",
+        "adapters.safetensors",
+        *COPIED,
+    }
+)
 # Folders in it, those of the steps of sentence-transformers, and what they may hold.
 OWN_FOLDERS = re.compile(r"\d_(Pooling|Normalize|Dense)")
 OWN_NESTED = frozenset({"config.json", "model.safetensors"})

@@ -26,6 +26,7 @@ __all__ = ["MAX_SHARD", "FolderSpec", "OpenFolder", "tensor_folder", "write_json
 MAX_SHARD = 5_000_000_000
 """Bytes of tensors in one file, as transformers and mlx-lm cut them."""
 
+SINGLE = "model.safetensors"
 WIDTHS: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4, "U8": 1}
 
 
@@ -79,13 +80,18 @@ class OpenFolder:
     """A folder whose tensor files are written one after the other; takes their data in order."""
 
     def __init__(
-        self, folder: Path, tensors: Sequence[FolderSpec], mark: str, max_shard: int
+        self,
+        folder: Path,
+        tensors: Sequence[FolderSpec],
+        mark: str,
+        max_shard: int,
+        single: str,
     ) -> None:
         self.folder = folder
         self._mark = mark
         self._late: list[list[npt.NDArray[Any]]] = [[], []]
         self._shards = _shards(tensors, max_shard)
-        self._names = _names(len(self._shards))
+        self._names = _names(len(self._shards), single)
         self._file: HashingFile | None = None
         self._due = 0
         self._digests: dict[str, str] = {}
@@ -179,13 +185,18 @@ class OpenFolder:
 
 @contextmanager
 def tensor_folder(
-    folder: Path, tensors: Sequence[FolderSpec], mark: str = "pt", max_shard: int = MAX_SHARD
+    folder: Path,
+    tensors: Sequence[FolderSpec],
+    mark: str = "pt",
+    max_shard: int = MAX_SHARD,
+    single: str = SINGLE,
 ) -> Iterator[OpenFolder]:
     """Open an existing, empty folder for the tensors.
 
-    `mark` is what files say of their origin: "pt" is for transformers, "mlx" for mlx-lm.
+    `mark` is what files say of their origin: "pt" is for transformers, "mlx" for mlx-lm. `single`
+    is the name of a file that stays the only one.
     """
-    writer = OpenFolder(folder, tensors, mark, max_shard)
+    writer = OpenFolder(folder, tensors, mark, max_shard, single)
     try:
         yield writer
     finally:
@@ -213,9 +224,9 @@ def _shards(tensors: Sequence[FolderSpec], most: int) -> list[list[FolderSpec]]:
     return shards
 
 
-def _names(count: int) -> list[str]:
+def _names(count: int, single: str) -> list[str]:
     if count == 1:
-        return ["model.safetensors"]
+        return [single]
     return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
