@@ -43,6 +43,15 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
+def gemma3() -> Path:
+    """Gemma 3 270M (Q4_K_M) in the person's own store; not to be changed."""
+    path = PERSONS_MODELS / f"gemma3-270m{store.SUFFIX}"
+    if not path.is_file():
+        pytest.skip("needs Gemma 3 270M: edgellm pull gemma3-270m")
+    return path
+
+
+@pytest.fixture(scope="session")
 def real_texts(shared: Path) -> list[str]:
     """Pieces of all the texts, Persian among them: about 300 kB."""
     found = []

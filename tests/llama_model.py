@@ -17,9 +17,19 @@ def _quiet(_level: int, _text: bytes, _data: Any) -> None:
 
 
 class LlamaModel:
-    """A model file opened by llama.cpp; `vocab_only` reads no tensors."""
+    """A model file opened by llama.cpp; `vocab_only` reads no tensors.
 
-    def __init__(self, path: Path, *, vocab_only: bool = False) -> None:
+    `lora` is an adapter that counts `scale` times.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        vocab_only: bool = False,
+        lora: Path | None = None,
+        scale: float = 1.0,
+    ) -> None:
         llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
@@ -31,6 +41,14 @@ class LlamaModel:
         if not self.model:
             raise RuntimeError(f"llama.cpp refuses {path}")
         self.vocab = llama_cpp.llama_model_get_vocab(self.model)
+        self.adapter: Any = None
+        self.scale = scale
+        if lora is not None:
+            # The model frees it.
+            self.adapter = llama_cpp.llama_adapter_lora_init(self.model, str(lora).encode())
+            if not self.adapter:
+                self.close()
+                raise RuntimeError(f"llama.cpp refuses {lora}")
 
     def close(self) -> None:
         llama_cpp.llama_model_free(self.model)
@@ -121,6 +139,10 @@ class LlamaModel:
             setattr(params, name, value)
         context = llama_cpp.llama_init_from_model(self.model, params)
         assert context
+        if self.adapter:
+            adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self.adapter)
+            scales = (ctypes.c_float * 1)(self.scale)
+            assert llama_cpp.llama_set_adapters_lora(context, adapters, 1, scales) == 0
         try:
             yield context
         finally:
@@ -128,9 +150,11 @@ class LlamaModel:
 
 
 @contextlib.contextmanager
-def opened(path: Path, *, vocab_only: bool = False) -> Iterator[LlamaModel]:
+def opened(
+    path: Path, *, vocab_only: bool = False, lora: Path | None = None, scale: float = 1.0
+) -> Iterator[LlamaModel]:
     """Open a model and free it."""
-    model = LlamaModel(path, vocab_only=vocab_only)
+    model = LlamaModel(path, vocab_only=vocab_only, lora=lora, scale=scale)
     try:
         yield model
     finally:

@@ -1,0 +1,167 @@
+"""Adapter folders as PEFT and mlx-lm write them, made by hand, and the arithmetic of both in numpy.
+
+Nothing here uses the code under test.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tiny
+import tiny_families
+
+PEFT_CONFIG = {
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "base_model_name_or_path": "someone/model",
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "inference_mode": True,
+    "init_lora_weights": True,
+    "lora_dropout": 0.05,
+    "modules_to_save": None,
+    "use_dora": False,
+    "use_rslora": False,
+}
+
+
+def adaptable(base: Path) -> list[str]:
+    """The modules of a tiny checkpoint whose weights are matrices, but for the embeddings."""
+    return [
+        name.removesuffix(".weight")
+        for name, values in tiny.read_safetensors(base).items()
+        if values.ndim == 2 and name.endswith(".weight") and not is_embedding(name)
+    ]
+
+
+def transposed(name: str) -> tuple[str, ...]:
+    """The endings of weights that are stored (inputs, outputs) in a model of `tiny.MODELS`."""
+    found = [spec.transposed for spec in tiny_families.FAMILIES if spec.name == name]
+    return found[0] if found else ()
+
+
+def is_embedding(name: str) -> bool:
+    return any(part in name for part in ("embed", "wte", "wpe"))
+
+
+def write_peft(
+    folder: Path,
+    base: Path,
+    modules: list[str],
+    *,
+    rank: int = 4,
+    alpha: float = 6.0,
+    ranks: Mapping[str, int] | None = None,
+    alphas: Mapping[str, float] | None = None,
+    dtype: str = "F32",
+    prefix: str = "base_model.model.",
+    strength: float = 0.5,
+    transposed: tuple[str, ...] = (),
+    change: Callable[[tiny.Tensors], object] | None = None,
+    **changes: Any,
+) -> tiny.Tensors:
+    """Write an adapter of these modules; give what it adds to each weight of the base.
+
+    `transposed` are endings of weights that are stored (inputs, outputs).
+    """
+    weights = tiny.read_safetensors(base)
+    rng = np.random.default_rng(7)
+    config = PEFT_CONFIG | {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": dict(ranks or {}),
+        "alpha_pattern": dict(alphas or {}),
+        "target_modules": sorted({module.split(".")[-1] for module in modules}),
+        **changes,
+    }
+    tensors: tiny.Tensors = {}
+    deltas: tiny.Tensors = {}
+    for module in modules:
+        rows, columns = weights[f"{module}.weight"].shape
+        end = module.split(".")[-1]
+        its_rank = (ranks or {}).get(end, rank)
+        scale = (alphas or {}).get(end, alpha)
+        scale /= math.sqrt(its_rank) if config["use_rslora"] else its_rank
+        left = _values(rng, rows, its_rank, strength / its_rank)
+        right = _values(rng, its_rank, columns, 1 / columns**0.5)
+        deltas[f"{module}.weight"] = np.float32(scale) * (left @ right)
+        if is_embedding(module):
+            tensors[f"{prefix}{module}.lora_embedding_A"] = left.T
+            tensors[f"{prefix}{module}.lora_embedding_B"] = right.T
+        elif transposed and f"{module}.weight".endswith(transposed):
+            tensors[f"{prefix}{module}.lora_A.weight"] = left.T
+            tensors[f"{prefix}{module}.lora_B.weight"] = right.T
+        else:
+            tensors[f"{prefix}{module}.lora_A.weight"] = right
+            tensors[f"{prefix}{module}.lora_B.weight"] = left
+    if change is not None:
+        change(tensors)
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    contiguous = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
+    tiny.write_safetensors(folder / "adapter_model.safetensors", contiguous, dtype)
+    return deltas
+
+
+def write_mlx(
+    folder: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    rank: int = 4,
+    scale: float = 2.5,
+    change: Callable[[tiny.Tensors], object] | None = None,
+    **changes: Any,
+) -> tiny.Tensors:
+    """Write an adapter for weights of these shapes, by the names of MLX; give what it adds."""
+    rng = np.random.default_rng(8)
+    tensors: tiny.Tensors = {}
+    deltas: tiny.Tensors = {}
+    for module, (*experts, rows, columns) in shapes.items():
+        count = int(np.prod(experts))
+        left = _values(rng, count * rows, rank, 0.1).reshape(*experts, rows, rank)
+        right = _values(rng, count * rank, columns, 0.1).reshape(*experts, rank, columns)
+        deltas[f"{module}.weight"] = np.float32(scale) * (left @ right)
+        straight = bool(experts) or is_embedding(module)
+        first, second = (left, right) if is_embedding(module) else (right, left)
+        tensors[f"{module}.lora_a"] = first if straight else first.T
+        tensors[f"{module}.lora_b"] = second if straight else second.T
+    if change is not None:
+        change(tensors)
+    config = {
+        "fine_tune_type": "lora",
+        "num_layers": 2,
+        "lora_parameters": {"rank": rank, "scale": scale, "dropout": 0.0},
+        "model": "someone/model",
+        **changes,
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    contiguous = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
+    tiny.write_safetensors(folder / "adapters.safetensors", contiguous)
+    return deltas
+
+
+def merged(base: Path, folder: Path, deltas: tiny.Tensors, scale: float = 1.0) -> Path:
+    """Write the base with what an adapter adds, as another checkpoint in float32."""
+    folder.mkdir()
+    for file in base.iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    weights = tiny.read_safetensors(base)
+    for name, delta in deltas.items():
+        weights[name] = weights[name] + np.float32(scale) * delta
+    tiny.write_safetensors(folder / "model.safetensors", weights)
+    return folder
+
+
+def _values(rng: np.random.Generator, rows: int, columns: int, scale: float) -> np.ndarray:
+    # Exact in float16 and bfloat16, so that every type of file holds the same adapter.
+    values = np.round(rng.standard_normal((rows, columns)) * 32) / 32
+    exponent = 2.0 ** round(math.log2(scale))
+    return (np.clip(values, -3.96875, 3.96875) * exponent).astype(np.float32)

@@ -1,0 +1,130 @@
+"""`edgellm convert` with LoRA adapters, as a person or a program meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import adapter_folders as adapters
+import edgellm
+import tiny
+from edgellm.cli.main import run
+from edgellm.errors import UsageError
+
+MODULES = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"]
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model, its GGUF file and an adapter in it; it is the current one."""
+    base = tiny.llama(tmp_path / "hf")
+    adapters.write_peft(tmp_path / "lora", base, MODULES)
+    edgellm.convert(base, tmp_path / "base.gguf")
+    edgellm.convert(base, tmp_path / "q8.gguf", dtype="q8_0")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_an_adapter_to_gguf_and_to_mlx(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["convert", "./lora", "-o", "lora.gguf", "--base", "./hf"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("lora.gguf: llama, 1.2 k weights, ")
+    assert "from the adapter lora: 2 pairs of matrices, rank 4" in out
+    assert err == ""
+    args = ["convert", "./lora", "-o", "out", "--to", "mlx", "--base", "base.gguf", "--json"]
+    assert run(args) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["architecture"] == "llama"
+    assert found["tensors"] == 4
+    assert found["types"] == {"F32": 4}
+    assert found["adapter"] == {"path": "lora", "pairs": 2, "rank": 4, "merged": False}
+    files = list((places / "out").iterdir())
+    assert found["bytes"] == sum(file.stat().st_size for file in files)
+    # What mlx-lm would read is an adapter again.
+    assert run(["convert", "./out", "-o", "again.gguf", "--base", "./hf"]) == 0
+    first, second = (places / name for name in ("lora.gguf", "again.gguf"))
+    assert first.stat().st_size == pytest.approx(second.stat().st_size, abs=64)
+
+
+def test_merging(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = [
+        "convert",
+        "hf/",
+        "--lora",
+        "lora",
+        "-o",
+        "m.gguf",
+        "--bits",
+        "8",
+        "--lora-scale",
+        "0.5",
+    ]
+    assert run(args) == 0
+    assert "merged with the adapter lora: 2 pairs of matrices, rank 4" in capsys.readouterr().out
+    assert run([*args[:-4], "--json", "--force"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["type"] is None
+    assert found["adapter"] == {"path": "lora", "pairs": 2, "rank": 4, "merged": True}
+    assert run(["convert", "hf/", "-o", "plain.gguf", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["adapter"] is None
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "words"),
+    [
+        (["lora/", "-o", "x.gguf"], 2, ["--base MODEL", "someone/model"]),
+        (["lora/", "-o", "x", "--base", "hf/"], 2, ["--to mlx"]),
+        (["lora/", "-o", "x.gguf", "--base", "hf/", "--bits", "4"], 2, ["--lora ADAPTER"]),
+        (["lora/", "-o", "x.gguf", "--base", "hf/", "--dtype", "q8_0"], 2, ["float type"]),
+        (["lora/", "-o", "x.gguf", "--base", "hf/", "--lora", "lora"], 2, ["alone"]),
+        (["lora/", "-o", "x.gguf", "--base", "nowhere/at/all"], 3, ["nowhere/at/all"]),
+        (["lora/", "-o", "x.gguf", "--base", "lora/"], 3, ["config.json"]),
+        (["lora/", "-o", "lora", "--base", "hf/", "--to", "mlx"], 1, ["source"]),
+        (["hf/", "-o", "x.gguf", "--base", "hf/"], 2, ["goes with an adapter"]),
+        (["hf/", "-o", "x.gguf", "--lora", "nowhere"], 3, ["nowhere", "adapter_config.json"]),
+        (["hf/", "-o", "x.gguf", "--lora", "base.gguf"], 3, ["base.gguf", "is a file"]),
+        (["hf/", "-o", "x.gguf", "--lora", "hf"], 3, ["adapter_config.json"]),
+        (["hf/", "-o", "x.gguf", "--lora-scale", "2"], 2, ["--lora ADAPTER"]),
+        (["hf/", "-o", "x.gguf", "--lora", "lora", "--lora-scale", "0"], 2, ["adds nothing"]),
+        (["hf/", "-o", "x.gguf", "--lora", "lora", "--lora-scale", "nan"], 2, ["adds nothing"]),
+        (["q8.gguf", "-o", "x.gguf", "--lora", "lora"], 1, ["Q8_0", "--dtype f32"]),
+    ],
+)
+def test_wrong_commands(
+    args: list[str],
+    status: int,
+    words: list[str],
+    places: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = sorted(places.iterdir())
+    assert run(["convert", *args]) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert all(word in err for word in words), err
+    assert "Traceback" not in err
+    assert sorted(places.iterdir()) == before
+
+
+def test_a_broken_adapter_ends_with_the_code_of_a_corrupt_file(
+    places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = places / "lora" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    for args in (["lora/", "--base", "hf/"], ["hf/", "--lora", "lora/"]):
+        assert run(["convert", *args, "-o", "x.gguf", "--json"]) == 5
+        error = json.loads(capsys.readouterr().out)["error"]
+        assert error["code"] == "corrupt_file"
+        assert "adapter_model.safetensors" in error["message"]
+
+
+def test_the_python_interface(places: Path) -> None:
+    result = edgellm.convert("./lora", places / "x.gguf", base="./hf")
+    assert result.adapted is not None
+    merged = edgellm.convert("./hf", places / "y.gguf", lora="lora", lora_scale=2)
+    assert merged.adapted is not None
+    assert merged.adapted.merged
+    with pytest.raises(UsageError):
+        edgellm.convert("./hf", places / "z.gguf", base="./hf")
