@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 import tiny
-import tiny_families
 
 PEFT_CONFIG = {
     "peft_type": "LORA",
@@ -42,8 +41,8 @@ def adaptable(base: Path) -> list[str]:
 
 def transposed(name: str) -> tuple[str, ...]:
     """The endings of weights that are stored (inputs, outputs) in a model of `tiny.MODELS`."""
-    found = [spec.transposed for spec in tiny_families.FAMILIES if spec.name == name]
-    return found[0] if found else ()
+    spec = getattr(tiny.MODELS[name], "keywords", {}).get("spec")
+    return spec.transposed if spec is not None else ()
 
 
 def is_embedding(name: str) -> bool:

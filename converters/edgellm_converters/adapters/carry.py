@@ -121,8 +121,10 @@ def carry(adapter: Adapter, base: BaseModel, target: Side) -> list[Delta]:
         _refuse(adapter, base, lost)
     shapes = {name: rule.place(adapter.side).shape for name, rule in by_name.items()}
     deltas = []
+    unused = set(bound)
     for step in make_plan(base.path, rules, shapes, adapter.side, target):
         sources = {piece.source for piece in step.pieces}
+        unused -= sources
         own = {name: bound[name] for name in sources if name in bound}
         if own:
             embedding = by_name[step.source].gguf.name in EMBEDDINGS
@@ -130,6 +132,13 @@ def carry(adapter: Adapter, base: BaseModel, target: Side) -> list[Delta]:
             kinds = {each.pair.dtype for each in own.values()}
             dtype = kinds.pop() if len(kinds) == 1 else "F32"
             deltas.append(Delta(step, embedding, tied, dtype, adapter, own))
+    if unused:
+        name = min(unused)
+        raise UnsupportedError(
+            f"{adapter.path}: {bound[name].pair.a} changes {name}, which {target.value} has as one "
+            "tensor with another",
+            hint="merge the adapter with the program that made it, and convert the merged model",
+        )
     return deltas
 
 
