@@ -39,6 +39,14 @@ def adaptable(base: Path) -> list[str]:
     ]
 
 
+def for_program(modules: list[str], program: str) -> list[str]:
+    """Those whose changes llama.cpp ("gguf") or mlx-lm ("mlx") makes, and does not pass over."""
+    if not any("kv_b_proj" in module for module in modules):  # DeepSeek's attention
+        return modules
+    lost = ("self_attn.q", "self_attn.kv", "lm_head") if program == "gguf" else ("kv_b_proj",)
+    return [module for module in modules if not any(part in module for part in lost)]
+
+
 def transposed(name: str) -> tuple[str, ...]:
     """The endings of weights that are stored (inputs, outputs) in a model of `tiny.MODELS`."""
     spec = getattr(tiny.MODELS[name], "keywords", {}).get("spec")

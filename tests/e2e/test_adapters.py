@@ -84,13 +84,15 @@ def test_merging_gives_what_merging_by_hand_gives(name: str, tmp_path: Path) -> 
         assert np.array_equal(found[tensor], values), tensor
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "phi3", "qwen2", "starcoder2"])
+@pytest.mark.parametrize(
+    "name", ["llama", "gemma3", "phi3", "gpt2", "gptneox", "mixtral", "deepseek-v2-lite"]
+)
 def test_llama_cpp_computes_the_merged_model_s_logits(name: str, tmp_path: Path) -> None:
     base = tiny.MODELS[name](tmp_path / "hf")
     deltas = adapters.write_peft(
         tmp_path / "lora",
         base,
-        adapters.adaptable(base),
+        adapters.for_program(adapters.adaptable(base), "gguf"),
         strength=0.25,
         transposed=adapters.transposed(name),
     )

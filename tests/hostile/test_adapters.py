@@ -334,6 +334,20 @@ def test_tied_models(tmp_path: Path) -> None:
     assert "--lora" in (caught.value.hint or "")
 
 
+def test_what_a_program_would_pass_over_is_refused(tmp_path: Path) -> None:
+    """llama.cpp looks for no adapters in DeepSeek's attention."""
+    base = tiny.MODELS["deepseek-v2-lite"](tmp_path / "hf")
+    for module, words in (
+        ("self_attn.q_proj", ["blk.0.attn_q.weight", "llama.cpp"]),
+        ("self_attn.kv_b_proj", ["blk.0.attn_k_b.weight", "stack of matrices"]),
+    ):
+        adapters.write_peft(tmp_path / "lora", base, [f"model.layers.0.{module}"])
+        with pytest.raises(errors.UnsupportedError) as caught:
+            convert_adapter(tmp_path / "lora", base, tmp_path / "x.gguf", to=Side.GGUF)
+        assert all(word in str(caught.value) for word in words), caught.value
+        assert "--lora" in (caught.value.hint or "")
+
+
 def test_a_quantized_base_is_not_merged_into(base: Path, tmp_path: Path) -> None:
     adapters.write_peft(tmp_path / "lora", base, MODULES)
     convert(base, tmp_path / "q.gguf", dtype="q8_0")

@@ -158,9 +158,10 @@ def _bind(adapter: Adapter, base: BaseModel, pair: Pair, rule: TensorRule) -> _B
             f"{adapter.path}: {pair.a} is {'' if pair.embedding else 'not '}for an embedding, "
             f"but {place.name} is {'one' if embedding else 'none'}"
         )
-    # Where a weight is stored (inputs, outputs), so is what is added to it.
-    change = rule.transform_to(Side.GGUF)
-    turned = embedding or (adapter.side is Side.HF and change is Transform.TRANSPOSED)
+    # Where a weight is stored (inputs, outputs), so is what is added to it. That is so of weights
+    # that are transposed as a whole; a part of one may be because GGUF wants it.
+    stored_turned = rule.transform is Transform.TRANSPOSED and not place.rows
+    turned = embedding or (adapter.side is Side.HF and stored_turned)
     outputs, inputs = pair.b_shape[-2], pair.a_shape[-1]
     shape = (*pair.a_shape[:-2], *((inputs, outputs) if turned else (outputs, inputs)))
     if shape != place.shape:

@@ -56,7 +56,7 @@ def convert_adapter(
     adapter, model = open_adapter(source), open_base(base)
     if to is Side.MLX:
         check_mlx(base, model.architecture)
-    layout = Layout(carry(adapter, model, to), to, dtype)
+    layout = Layout(carry(adapter, model, to), model.architecture.name, to, dtype)
     write = _write_gguf if to is Side.GGUF else _write_mlx
     digest, written = write(adapter, model, layout, target, force)
     specs = [TensorSpec(each.name, each.shape, each.format) for each in layout.matrices]

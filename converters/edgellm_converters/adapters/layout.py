@@ -25,6 +25,20 @@ from edgellm_quant.recode import recode_rows
 __all__ = ["Layout", "Matrix"]
 
 TOKENS = "token_embd.weight"
+EXPERTS = "_exps."
+# Weights that the graphs of llama.cpp (src/models) multiply without looking for adapters.
+PASSED_OVER = {
+    "deepseek2": (
+        "attn_q.",
+        "attn_q_a.",
+        "attn_q_b.",
+        "attn_kv_a_mqa.",
+        "attn_k_b.",
+        "attn_v_b.",
+        "attn_kv_b.",
+        "output.",
+    ),
+}
 STACKED = 3  # dimensions of stacks of matrices
 
 
@@ -43,6 +57,7 @@ class Layout:
 
     Args:
         deltas: what is added to tensors of the target's side.
+        architecture: general.architecture.
         target: `Side.GGUF` for llama.cpp, `Side.MLX` for mlx-lm.
         dtype: "f32", "f16" or "bf16"; "auto" for the adapter's own, but F32 where a scale was
             multiplied into a matrix.
@@ -54,10 +69,11 @@ class Layout:
         notes: sentences on what was done to scales and ranks.
 
     Raises:
-        UnsupportedError: llama.cpp would pass a change over.
+        UnsupportedError: the program would pass a change over, or cannot make it.
     """
 
     deltas: Sequence[Delta]
+    architecture: str
     target: Side
     dtype: str
     strength: float = 0.0
@@ -66,8 +82,8 @@ class Layout:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.target is Side.GGUF:
-            self._check_for_llama_cpp()
+        for delta in self.deltas:
+            self._check(delta)
         found = [(each.scale, each.rank) for each in map(Delta.product, self.deltas)]
         alphas = [scale * rank if self.target is Side.GGUF else scale for scale, rank in found]
         self.strength = Counter(alphas).most_common(1)[0][0]
@@ -124,18 +140,26 @@ class Layout:
         name = delta.step.target
         return name if self.target is Side.GGUF else name.removesuffix(".weight")
 
-    def _check_for_llama_cpp(self) -> None:
-        for delta in self.deltas:
-            if delta.embedding and (delta.step.target != TOKENS or delta.tied):
-                what = (
-                    "an embedding that is the output matrix too"
-                    if delta.tied
-                    else "an embedding of other things than tokens"
-                )
-                raise UnsupportedError(
-                    f"the adapter changes {delta.step.target}, {what}, which llama.cpp cannot do",
-                    hint="merge it: edgellm convert BASE --lora ADAPTER -o OUT",
-                )
+    def _check(self, delta: Delta) -> None:
+        """Refuse a change that the program would not make."""
+        name, step = delta.step.target, delta.step
+        program = "llama.cpp" if self.target is Side.GGUF else "mlx-lm"
+        what = ""
+        if len(step.shape) == STACKED and EXPERTS not in step.gguf:
+            what = "a stack of matrices that are no experts"
+        elif self.target is Side.GGUF and delta.embedding and name != TOKENS:
+            what = "an embedding of other things than tokens"
+        elif self.target is Side.GGUF and delta.embedding and delta.tied:
+            what = "an embedding that is the output matrix too"
+        elif self.target is Side.GGUF:
+            part = name.split(".", 2)[-1] if name.startswith("blk.") else name
+            if part.startswith(PASSED_OVER.get(self.architecture, ())):
+                what = f"a weight of {self.architecture} that is used without adapters"
+        if what:
+            raise UnsupportedError(
+                f"the adapter changes {name}, {what}, which {program} cannot do",
+                hint="merge it: edgellm convert BASE --lora ADAPTER -o OUT",
+            )
 
     def _take_notes(self, folded: int, rounded: int, padded: int) -> None:
         pairs = len(self.deltas)
