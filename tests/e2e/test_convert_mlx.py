@@ -19,7 +19,11 @@ from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
 from edgellm_converters.pipeline import convert
 from edgellm_quant.mlx_recipes import MLXRecipe
 
-MODELS = ("llama-bpe", "gemma3", "qwen2-tied-yarn")
+MODELS = (
+    *("llama-bpe", "gemma3", "qwen2-tied-yarn"),
+    # Transposed, cut by head and by group, its embedding written twice, norms of single heads.
+    *("gpt2", "gptneox", "internlm2", "minicpm", "stablelm-head-norms"),
+)
 
 
 def raw(folder: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:

@@ -11,6 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 import tiny
+from edgellm.models.check import check_model_file
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
 from edgellm_converters.pipeline import convert
 from llama_model import opened
@@ -76,6 +77,34 @@ def test_llama_cpp_says_what_transformers_says(converted: tuple[str, Path, Path,
         assert model.greedy(golden["prompt"], 64) == golden["greedy"]
         last = model.logits(golden["prompt"])[-1]
     assert last[: len(golden["logits"])] == pytest.approx(golden["logits"], abs=2e-3)
+
+
+def test_the_safety_check_lets_the_file_pass(converted: tuple[str, Path, Path, Path]) -> None:
+    _, _, gguf, _ = converted
+    assert check_model_file(gguf).tensors
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "more"),
+    [
+        # As the first checkpoints have it, with the causal mask and the head that is the embedding.
+        ("gpt2", "transformer.", "", {"h.0.attn.bias": "", "lm_head.weight": "wte.weight"}),
+        ("gptneox", "embed_out.", "lm_head.", {"gpt_neox.layers.0.attention.bias": ""}),
+        ("falcon", "", "", {"lm_head.weight": "transformer.word_embeddings.weight"}),
+    ],
+)
+def test_other_names_give_the_same_file(
+    name: str, old: str, new: str, more: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tiny.MODELS[name](tmp_path / "hf")
+    wanted = convert(folder, tmp_path / "x.gguf").sha256
+    tensors = {
+        key.replace(old, new, 1): values for key, values in tiny.read_safetensors(folder).items()
+    }
+    mask = np.tri(128, dtype=np.float32)
+    tensors |= {key: tensors[source] if source else mask for key, source in more.items()}
+    tiny.write_safetensors(folder / "model.safetensors", tensors)
+    assert convert(folder, tmp_path / "y.gguf").sha256 == wanted
 
 
 def test_a_second_way_there_gives_the_same_file_again(

@@ -154,6 +154,6 @@ def stored_period(metadata: Values, default: int) -> int:
 
 def note_gelu(config: Values, sizes: Sizes, notes: list[str]) -> None:  # noqa: ARG001
     """Note that GELU comes out as its approximation with tanh, whatever the file says."""
-    key = "activation" if "activation" in config else "hidden_act"
-    if config.raw(key) == "gelu":
-        notes.append(f"{key} is 'gelu': llama.cpp and mlx-lm take its approximation with tanh")
+    # The families that have this check take it where the file names none.
+    if (config.raw("activation") or config.raw("hidden_act") or "gelu") == "gelu":
+        notes.append("GELU is computed by its approximation with tanh in llama.cpp and mlx-lm")

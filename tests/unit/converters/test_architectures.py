@@ -350,3 +350,44 @@ def test_longrope_needs_its_two_lists_and_the_trained_context() -> None:
     ):
         with pytest.raises(ConfigError):
             phi.from_config(values(rope_scaling=PHI_LONG | wrong), [])
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("gpt2", {"n_inner": 96}, "four times 64"),
+        ("gptneox", {"intermediate_size": 96}, "four times 64"),
+        ("gptneox", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope scaling"),
+        ("phi2", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope scaling"),
+        ("stablelm", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope scaling"),
+    ],
+)
+def test_what_mlx_lm_does_not_read_is_refused(
+    name: str, changes: dict[str, Any], said: str
+) -> None:
+    family = by_gguf_name(HERE, name)
+    four_times = {"gpt2": {"n_inner": 256}, "gptneox": {"intermediate_size": 256}}.get(name, {})
+    family.mlx_config(family.from_config(sized(family, **four_times), []), [])
+    decoder = family.from_config(sized(family, **four_times | changes), [])
+    with pytest.raises(UnsupportedError, match=said):
+        family.mlx_config(decoder, [])
+
+
+def test_factors_of_minicpm_come_back_in_its_own_terms() -> None:
+    family = by_gguf_name(HERE, "minicpm")
+    config = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 24}
+    decoder = family.from_config(sized(family, **config), [])
+    assert decoder.residual_scale == pytest.approx(1.4 / 12**0.5)  # 12 layers
+    assert decoder.logit_scale == pytest.approx(64 / 24)
+    written = family.config(decoder)
+    assert {key: written[key] for key in config} == config
+
+
+def test_olmo_has_one_epsilon() -> None:
+    family = by_gguf_name(HERE, "olmo")
+    decoder = family.from_config(sized(family), [])
+    keys = {key: value for key, (_, value) in family.metadata(decoder).items()}
+    shapes = {rule.gguf.name: rule.gguf.shape for rule in family.rules(decoder)}
+    odd = Values(HERE, keys | {"olmo.attention.layer_norm_epsilon": 1e-6})
+    with pytest.raises(UnsupportedError, match="epsilon"):
+        family.from_metadata(odd.under("olmo."), shapes)
