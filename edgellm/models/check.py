@@ -113,6 +113,7 @@ def _check_tensor(header: GGUFHeader, tensor: TensorInfo) -> None:
         or name.endswith(".bias")
         or name.startswith("rope_")
         or name == "token_types.weight"
+        or name.endswith(".shortconv.conv.weight")
     ):
         _fail(header, f"the tensor {name!r} is of type {kind}, not F32")
 

@@ -88,7 +88,18 @@ ARCHITECTURE_RULES: dict[str, Rule] = {
     "expert_used_count": Whole(0, MAX_EXPERTS, by_layer=True),
     "expert_group_count": Whole(0, MAX_EXPERTS),
     "expert_group_used_count": Whole(0, MAX_EXPERTS),
-    "expert_gating_func": Whole(0, 8),
+    "expert_gating_func": Whole(1, 4),
+    "expert_feed_forward_length": Whole(0, 1 << 24, by_layer=True),
+    "expert_shared_feed_forward_length": Whole(0, 1 << 24),
+    "expert_shared_count": Whole(0, MAX_EXPERTS),
+    "expert_weights_norm": Flag(),
+    "expert_weights_scale": Real(0.0, math.inf),
+    "leading_dense_block_count": Whole(0, MAX_LAYERS),
+    "attention.q_lora_rank": Whole(0, 1 << 20),
+    "attention.kv_lora_rank": Whole(0, 1 << 20),
+    "attention.key_length_mla": HEAD,
+    "attention.value_length_mla": HEAD,
+    "shortconv.l_cache": Whole(2, 1 << 10),
     "nextn_predict_layers": Whole(0, MAX_LAYERS),
     "decoder_block_count": Whole(1, MAX_LAYERS),
     # With fewer than 4, a table is read where it has no rows.
@@ -123,8 +134,19 @@ EQUAL_KEYS_AND_VALUES = EQUAL_HEADS | {
     *("afmoe", "bailingmoe2", "bitnet", "bloom", "chatglm", "cohere2", "command-r", "gemma"),
     *("gemma2", "gemma3", "glm4", "glm4moe", "gpt2", "gptneox", "granitehybrid", "jais"),
     *("minimax-m2", "mpt", "nemotron", "openelm", "phi2", "phi3", "qwen", "refact", "stablelm"),
-    "starcoder",
+    *("starcoder", "lfm2", "lfm2moe"),
 }
+# Those whose matrix of queries is as wide as the model, however long the heads are said to be.
+SQUARE = frozenset(
+    {
+        *("arctic", "baichuan", "chameleon", "codeshell", "cohere2", "command-r", "deepseek"),
+        *("dream", "internlm2", "lfm2", "lfm2moe", "llada-moe", "nemotron", "olmo", "olmo2"),
+        *("olmoe", "orion", "phi2", "phi3", "phimoe", "plamo", "qwen2", "qwen2moe", "qwen2vl"),
+        *("stablelm", "starcoder2", "xverse"),
+    }
+)
+# Those with one latent vector for keys and values of all heads.
+LATENT = frozenset({"deepseek2", "deepseek32", "glm-dsa", "mistral4"})
 # Architectures that only ever generate: without a causal mask llama.cpp asserts on long prompts.
 CAUSAL = frozenset({"gemma2", "gemma3", "llama", "mistral3", "qwen3moe"})
 
@@ -169,6 +191,8 @@ def check_parameters(header: GGUFHeader, *, strict: bool = True) -> None:
     reader = _Parameters(header, prefix)
     reader.check_layers()
     reader.check_heads(architecture)
+    if architecture in LATENT:
+        reader.check_latent()
     reader.check_windows()
     reader.check_experts()
     if architecture in CAUSAL and reader.get("attention.causal") is False:
@@ -227,6 +251,34 @@ class _Parameters:
                 self._fail(f"key_length{end} {key} and value_length{end} {value} differ")
             if architecture in EQUAL_HEADS and rotated != key:
                 self._fail(f"rope.dimension_count{end} {rotated} is not a head's {key}")
+
+        key = self.number("attention.key_length", size)
+        if heads and architecture in SQUARE and heads * key != self.number("embedding_length"):
+            self._fail(f"attention.head_count {heads} heads of {key} are not embedding_length")
+
+    def check_latent(self) -> None:
+        """The cache holds the latent vector and the rotated part as one head's key."""
+        heads = self.number("attention.head_count")
+        size = self.number("embedding_length") // heads if heads else 0
+        key = self.number("attention.key_length", size)
+        value = self.number("attention.value_length", size)
+        rotated = self.number("rope.dimension_count", key)
+        whole = self.number("attention.key_length_mla")
+        if (whole or key) <= rotated:
+            self._fail(
+                f"attention.key_length_mla {whole or key} is not more than {rotated} rotated"
+            )
+        if not whole or not self.number("attention.value_length_mla"):
+            return  # an older layout, in which heads have keys of their own
+        latent = self.number("attention.kv_lora_rank")
+        if key != latent + rotated or value != latent:
+            self._fail(
+                f"attention.key_length {key} and value_length {value} are not those of a latent "
+                f"vector of {latent} values, {rotated} rotated ones beside it"
+            )
+        for shared in self._layered("attention.head_count_kv"):
+            if shared != 1:
+                self._fail(f"attention.head_count_kv {shared} is not the 1 of latent attention")
 
     def check_windows(self) -> None:
         """A pattern that gives no layer the window fails an assertion when the cache is made."""
