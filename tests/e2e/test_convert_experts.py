@@ -1,4 +1,4 @@
-"""Models with experts, latent attention or convolutions: quantized as by llama.cpp, and in float16."""
+"""Models with experts, latent attention or convolutions: quantized like llama.cpp, and in float16."""
 
 from __future__ import annotations
 
