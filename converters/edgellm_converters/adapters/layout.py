@@ -145,7 +145,9 @@ class Layout:
         name, step = delta.step.target, delta.step
         program = "llama.cpp" if self.target is Side.GGUF else "mlx-lm"
         what = ""
-        if len(step.shape) == STACKED and EXPERTS not in step.gguf:
+        if "_norm." in step.gguf:
+            what = "a norm"
+        elif len(step.shape) == STACKED and EXPERTS not in step.gguf:
             what = "a stack of matrices that are no experts"
         elif self.target is Side.GGUF and delta.embedding and name != TOKENS:
             what = "an embedding of other things than tokens"
