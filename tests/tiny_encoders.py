@@ -211,6 +211,66 @@ ENCODERS: tuple[Spec, ...] = (
 )
 
 
+# -- Nomic-BERT -----------------------------------------------------------------------------------
+
+NOMIC_LAYER = {
+    "attn.Wqkv.weight": "qkv hidden",
+    "attn.out_proj.weight": "hidden hidden",
+    **both("norm1", "hidden"),
+    "mlp.fc11.weight": "feed hidden",
+    "mlp.fc12.weight": "feed hidden",
+    "mlp.fc2.weight": "hidden feed",
+    **both("norm2", "hidden"),
+}
+NOMIC: dict[str, Any] = {
+    "architectures": "NomicBertModel",
+    "model_type": "nomic_bert",
+    "n_embd": 64,
+    "n_inner": 96,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 8192,
+    "max_trained_positions": 2048,
+    "activation_function": "swiglu",
+    "layer_norm_epsilon": 1e-12,
+    "type_vocab_size": 2,
+    "causal": False,
+    "prenorm": False,
+    "parallel_block": False,
+    "use_rms_norm": False,
+    "qkv_proj_bias": False,
+    "mlp_fc1_bias": False,
+    "mlp_fc2_bias": False,
+    "rotary_emb_base": 1000,
+    "rotary_emb_fraction": 1.0,
+    "rotary_emb_interleaved": False,
+    "rotary_emb_scale_base": None,
+    "rotary_scaling_factor": None,
+}
+ENCODERS += (
+    Spec(
+        "nomic-bert",
+        NOMIC,
+        NOMIC_LAYER,
+        seed=53,
+        blocks="encoder.layers.{}.",
+        embed="embeddings.word_embeddings.weight",
+        ends={
+            "embeddings.token_type_embeddings.weight": "types hidden",
+            **both("emb_ln", "hidden"),
+        },
+        sizes={"types": 2},
+        heads_kv=4,
+        pre="wordpiece",
+        plain=True,
+        tied=True,
+        gguf="nomic-bert",
+        gated=True,
+        files=modules("mean_tokens"),
+    ),
+)
+
+
 # -- T5 -------------------------------------------------------------------------------------------
 
 

@@ -187,6 +187,25 @@ def write(folder: Path, name: str, **changes: object) -> None:
         ("roberta", {"pad_token_id": -1}, "pad_token_id"),
         ("roberta", {"max_position_embeddings": 2}, "max_position_embeddings"),
         ("xlm-roberta", {"hidden_act": "gelu_new"}, "hidden_act"),
+        ("nomic-bert", {"moe_every_n_layers": 2}, r"moe_every_n_layers.*nomic-bert-moe"),
+        ("nomic-bert", {"activation_function": "gelu"}, "activation_function"),
+        ("nomic-bert", {"activation_function": None}, "activation_function"),
+        ("nomic-bert", {"causal": True}, "causal"),
+        ("nomic-bert", {"prenorm": True}, "prenorm"),
+        ("nomic-bert", {"parallel_block": True}, "parallel_block"),
+        ("nomic-bert", {"use_rms_norm": True}, "use_rms_norm"),
+        ("nomic-bert", {"qkv_proj_bias": True}, "qkv_proj_bias"),
+        ("nomic-bert", {"qkv_proj_bias": None}, "qkv_proj_bias"),
+        ("nomic-bert", {"mlp_fc1_bias": True}, "mlp_fc1_bias"),
+        ("nomic-bert", {"mlp_fc2_bias": True}, "mlp_fc2_bias"),
+        ("nomic-bert", {"rotary_emb_fraction": 0.5}, "rotary_emb_fraction"),
+        ("nomic-bert", {"rotary_emb_interleaved": True}, "rotary_emb_interleaved"),
+        ("nomic-bert", {"rotary_emb_scale_base": 512}, "rotary_emb_scale_base"),
+        ("nomic-bert", {"max_trained_positions": 0}, "max_trained_positions"),
+        ("nomic-bert", {"type_vocab_size": 0}, "type_vocab_size"),
+        ("nomic-bert", {"hidden_size": 32}, "hidden_size.*n_embd"),
+        ("nomic-bert", {"rope_parameters": {"rope_theta": 10000.0}}, "rotary_emb_base"),
+        ("nomic-bert", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
     ],
 )
 def test_settings_without_a_place_are_refused(
@@ -311,6 +330,51 @@ def stored(folder: Path, name: str) -> tuple[dict[str, object], dict[str, tuple[
     with GGUFCheckpoint(folder / "x.gguf") as file:
         keys = {key: file.header.metadata[key] for key in file.header.metadata}
         return dict(keys), {tensor.name: tensor.shape for tensor in file.header.tensors}
+
+
+# -- Nomic-BERT ---------------------------------------------------------------------------------
+
+
+def test_both_forms_of_a_nomic_configuration_give_the_same_file(tmp_path: Path) -> None:
+    """The keys of the published class, and those of transformers."""
+    folder = tiny.ENCODERS["nomic-bert"](tmp_path / "hf")
+    first = convert(folder, tmp_path / "x.gguf")
+    assert any("n_positions is 8192" in note and "2048" in note for note in first.notes)
+    usual = {
+        "architectures": ["NomicBertModel"],
+        "model_type": "nomic_bert",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": json.loads((folder / "config.json").read_text())["vocab_size"],
+        "max_position_embeddings": 2048,
+        "hidden_act": "silu",
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0},
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    (folder / "config.json").write_text(json.dumps(usual))
+    second = convert(folder, tmp_path / "y.gguf")
+    assert second.sha256 == first.sha256
+
+
+@pytest.mark.parametrize(
+    ("named", "trained", "context"), [(8192, 2048, 2048), (2048, 2048, 2048), (512, 2048, 512)]
+)
+def test_the_context_of_a_nomic_bert_is_what_it_was_trained_on(
+    named: int, trained: int, context: int, tmp_path: Path
+) -> None:
+    folder = tiny.ENCODERS["nomic-bert"](tmp_path / "hf")
+    write(folder, "config.json", n_positions=named, max_trained_positions=trained)
+    convert(folder, tmp_path / "x.gguf")
+    with GGUFCheckpoint(tmp_path / "x.gguf") as file:
+        assert file.header.metadata["nomic-bert.context_length"] == context
+    convert(tmp_path / "x.gguf", tmp_path / "back")
+    convert(tmp_path / "back", tmp_path / "again.gguf")
+    with GGUFCheckpoint(tmp_path / "again.gguf") as file:
+        assert file.header.metadata["nomic-bert.context_length"] == context
 
 
 # -- folders within the folder ------------------------------------------------------------------

@@ -62,9 +62,13 @@ def hidden_states(folder: Path) -> tuple[list[int], Any]:
     import torch
     from transformers import AutoModel, AutoTokenizer, T5EncoderModel
 
+    from oracle.standin import with_usual_keys
+
     alone = "T5EncoderModel" in (folder / "config.json").read_text()
     kind = T5EncoderModel if alone else AutoModel
-    model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    with tempfile.TemporaryDirectory() as scratch:
+        known = with_usual_keys(folder, Path(scratch))
+        model = kind.from_pretrained(known, dtype=torch.float32, attn_implementation="eager")
     prompt = list(AutoTokenizer.from_pretrained(folder)(PROMPT)["input_ids"])
     with torch.no_grad():
         return prompt, model.eval()(torch.tensor([prompt])).last_hidden_state[0].numpy()

@@ -27,7 +27,9 @@ def main() -> None:
 
     def load_hparams(folder: Path, *more: Any, **named: Any) -> Any:
         # transformers 5 renames keys of config.json that it asks for, and fills in others.
-        return read(folder, *more, **named) | json.loads((folder / "config.json").read_text())
+        own = json.loads((folder / "config.json").read_text())
+        # It does not read the published keys of Nomic-BERT, and fills in the sizes of another.
+        return own if own["model_type"] == "nomic_bert" else read(folder, *more, **named) | own
 
     conversion.ModelBase.load_hparams = staticmethod(load_hparams)
     for folder in folders:

@@ -35,6 +35,28 @@ def as_llama(folder: Path, target: Path) -> Path | None:
     return target
 
 
+def with_usual_keys(folder: Path, target: Path) -> Path:
+    """Copy a Nomic-BERT with the keys that transformers reads; give other folders as they are.
+
+    transformers knows the published tensors by name, but not the keys of config.json.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    if config["architectures"] != ["NomicBertModel"] or "hidden_size" in config:
+        return folder
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+    usual = {
+        "hidden_size": config["n_embd"],
+        "intermediate_size": config["n_inner"],
+        "num_hidden_layers": config["n_layer"],
+        "num_attention_heads": config["n_head"],
+        "layer_norm_eps": config["layer_norm_epsilon"],
+        "max_position_embeddings": config["max_trained_positions"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": config["rotary_emb_base"]},
+    }
+    (target / "config.json").write_text(json.dumps(config | usual))
+    return target
+
+
 def _internlm2(config: Config, tensors: tiny.Tensors) -> tiny.Tensors:
     """Each group of the one matrix has its queries, then a key, then a value."""
     hidden, heads = config["hidden_size"], config["num_attention_heads"]

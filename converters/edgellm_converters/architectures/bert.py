@@ -17,14 +17,23 @@ from edgellm_converters.architectures.family import Family, Part, Tensor
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import ConfigError
 
-__all__ = ["BERT", "ROBERTA", "XLM_ROBERTA", "read_types", "stored_types", "token_type_keys"]
+__all__ = [
+    "BERT",
+    "BERT_HEADS",
+    "ROBERTA",
+    "XLM_ROBERTA",
+    "read_types",
+    "rename",
+    "stored_types",
+    "token_type_keys",
+]
 
 NORM = Norm("layer_norm_eps", "attention.layer_norm_epsilon", 1e-12)
 PADDING = "tokenizer.ggml.padding_token_id"
 MOST_OFFSET = 64  # rows of zeros that are made up; those in use have 2
 # Heads for tasks: the encoder's vectors are what llama.cpp gives.
 _POOLER = ("pooler.dense.weight", "pooler.dense.bias")
-_BERT_HEADS = (
+BERT_HEADS = (
     *_POOLER,
     "cls.predictions.bias",
     *(f"cls.predictions.decoder.{end}" for end in ("weight", "bias")),
@@ -40,7 +49,7 @@ _ROBERTA_HEADS = (
 )
 
 
-def _rename(name: str) -> str:
+def rename(name: str) -> str:
     """Strip what stands before names in models with heads; old files call norms otherwise."""
     for prefix in ("bert.", "roberta."):
         name = name.removeprefix(prefix)
@@ -141,9 +150,9 @@ BERT = Family(
         "add_cross_attention": (False,),
     },
     written={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-    rename=_rename,
+    rename=rename,
     leaves=("embeddings.position_ids", "embeddings.token_type_ids"),
-    heads=_BERT_HEADS,
+    heads=BERT_HEADS,
     in_mlx=False,
     rotates=False,
     grouped=False,

@@ -55,6 +55,11 @@ GOOD: dict[str, dict[str, Any]] = {
     "granitemoe": {"shared_intermediate_size": 32},
     "deepseek2": {"qk_rope_head_dim": 16},
     "phi2": {"partial_rotary_factor": 0.5},
+    "nomic-bert": {
+        "activation_function": "swiglu",
+        "rotary_emb_fraction": 1.0,
+        **dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"), False),
+    },
 }
 
 
