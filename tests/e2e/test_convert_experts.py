@@ -1,4 +1,4 @@
-"""Models with experts, latent attention or convolutions: quantized like llama.cpp, and in float16."""
+"""Models with experts, latent attention or convolutions: quantized like llama.cpp, in float16 too."""
 
 from __future__ import annotations
 
