@@ -1,4 +1,4 @@
-"""Models with experts, latent attention or convolutions: quantized like llama.cpp, in float16 too."""
+"""Models with experts, latent attention or convolutions: quantized like llama.cpp, and float16."""
 
 from __future__ import annotations
 
