@@ -320,6 +320,8 @@ def _tokenizer(pre: str) -> tuple[dict[str, Any], dict[str, Any]]:
         return unigram("xlm-r"), SETTINGS_XLMR
     if pre == "roberta":
         return tiny_encoders.roberta_tokenizer(), tiny_encoders.SETTINGS_ROBERTA
+    if pre == "modern-bert":
+        return tiny_encoders.modern_bert_tokenizer(), tiny_encoders.SETTINGS_MODERN_BERT
     if pre == "smollm":
         return byte_level(SMOLLM), SETTINGS_BPE
     expression = {

@@ -51,6 +51,37 @@ def roberta_tokenizer() -> dict[str, Any]:
     return tokenizer
 
 
+def modern_bert_tokenizer() -> dict[str, Any]:
+    """A byte-level tokenizer.json with the special tokens of ModernBERT after all others."""
+    tokenizer = byte_level([BYTE_LEVEL], special=0)
+    first = len(tokenizer["model"]["vocab"])
+    special = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+    ids = {name: first + index for index, name in enumerate(special)}
+    tokenizer["model"]["vocab"] |= ids
+    tokenizer["added_tokens"] = [added(index, name) for name, index in ids.items()]
+    tokenizer["added_tokens"][-1]["lstrip"] = True
+    tokenizer["normalizer"] = {"type": "NFC"}
+    cls, sep = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ("[CLS]", "[SEP]"))
+    one, two = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [cls, one, sep],
+        "pair": [cls, one, sep, two, sep],
+        "special_tokens": {
+            name: {"id": name, "ids": [ids[name]], "tokens": [name]} for name in ("[CLS]", "[SEP]")
+        },
+    }
+    return tokenizer
+
+
+SETTINGS_MODERN_BERT = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "unk_token": "[UNK]",
+    "pad_token": "[PAD]",
+    "mask_token": "[MASK]",
+}
 SETTINGS_ROBERTA = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "bos_token": "<s>",
@@ -267,6 +298,93 @@ ENCODERS += (
         gguf="nomic-bert",
         gated=True,
         files=modules("mean_tokens"),
+    ),
+)
+
+
+# -- ModernBERT -----------------------------------------------------------------------------------
+
+MODERN_BERT_ENDS = {"embeddings.norm.weight": "hidden", "final_norm.weight": "hidden"}
+MODERN_BERT_HEAD = {
+    "head.dense.weight": "hidden hidden",
+    "head.norm.weight": "hidden",
+    "decoder.bias": "vocabulary",
+}
+
+
+def modern_bert_layer(number: int) -> dict[str, str]:
+    """The tensors of a layer: the first has no norm before its attention."""
+    norm = {"attn_norm.weight": "hidden"} if number else {}
+    return norm | {
+        "attn.Wqkv.weight": "qkv hidden",
+        "attn.Wo.weight": "hidden query",
+        "mlp_norm.weight": "hidden",
+        "mlp.Wi.weight": "gate_up hidden",
+        "mlp.Wo.weight": "hidden feed",
+    }
+
+
+MODERN_BERT: dict[str, Any] = {
+    "model_type": "modernbert",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "norm_eps": 1e-5,
+    "layer_norm_eps": 1e-5,
+    "norm_bias": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "local_attention": 8,  # less than the prompt
+    "global_rope_theta": 160000.0,
+    "local_rope_theta": 1000.0,
+    "global_attn_every_n_layers": 3,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+ENCODERS += (
+    Spec(
+        "modern-bert",
+        MODERN_BERT | {"architectures": "ModernBertModel", "hidden_activation": "gelu"},
+        modern_bert_layer,
+        seed=60,
+        layers=5,
+        blocks="layers.{}.",
+        embed="embeddings.tok_embeddings.weight",
+        ends=MODERN_BERT_ENDS,
+        heads_kv=4,
+        pre="modern-bert",
+        plain=True,
+        tied=True,
+        gguf="modern-bert",
+        files=modules("mean_tokens"),
+    ),
+    Spec(
+        "modern-bert-silu",
+        MODERN_BERT
+        | {
+            "architectures": "ModernBertForMaskedLM",
+            "hidden_activation": "silu",
+            "num_hidden_layers": 3,
+            "global_attn_every_n_layers": 2,
+        },
+        modern_bert_layer,
+        seed=61,
+        layers=3,
+        blocks="model.layers.{}.",
+        embed="model.embeddings.tok_embeddings.weight",
+        ends={f"model.{name}": shape for name, shape in MODERN_BERT_ENDS.items()}
+        | MODERN_BERT_HEAD,
+        heads_kv=4,
+        pre="modern-bert",
+        plain=True,
+        tied=True,
+        gguf="modern-bert",
+        files=modules("cls_token", normalize=False),
+        left_out=tuple(MODERN_BERT_HEAD),
+        now=lambda name: name.removeprefix("model."),
     ),
 )
 

@@ -134,14 +134,26 @@ EQUAL_KEYS_AND_VALUES = EQUAL_HEADS | {
     *("afmoe", "bailingmoe2", "bitnet", "bloom", "chatglm", "cohere2", "command-r", "gemma"),
     *("gemma2", "gemma3", "glm4", "glm4moe", "gpt2", "gptneox", "granitehybrid", "jais"),
     *("minimax-m2", "mpt", "nemotron", "openelm", "phi2", "phi3", "qwen", "refact", "stablelm"),
-    *("starcoder", "lfm2", "lfm2moe"),
+    *("starcoder", "lfm2", "lfm2moe", "modern-bert"),
 }
 # Those whose matrix of queries is as wide as the model, however long the heads are said to be.
 SQUARE = frozenset(
     {
         *("arctic", "baichuan", "chameleon", "codeshell", "cohere2", "command-r", "deepseek"),
-        *("dream", "internlm2", "lfm2", "lfm2moe", "llada-moe", "nemotron", "olmo", "olmo2"),
-        *("olmoe", "orion", "phi2", "phi3", "phimoe", "plamo", "qwen2", "qwen2moe", "qwen2vl"),
+        *("dream", "internlm2", "lfm2", "lfm2moe", "llada-moe", "modern-bert", "nemotron"),
+        *(
+            "olmo",
+            "olmo2",
+            "olmoe",
+            "orion",
+            "phi2",
+            "phi3",
+            "phimoe",
+            "plamo",
+            "qwen2",
+            "qwen2moe",
+            "qwen2vl",
+        ),
         *("stablelm", "starcoder2", "xverse"),
     }
 )
@@ -194,6 +206,9 @@ def check_parameters(header: GGUFHeader, *, strict: bool = True) -> None:
     if architecture in LATENT:
         reader.check_latent()
     reader.check_windows()
+    if architecture == "modern-bert" and reader.get("hidden_activation") == "relu":
+        # The one word that it reads as a network without a gate, for which there are two halves.
+        _fail(header, f"{prefix}hidden_activation is 'relu', for which the network has no form")
     reader.check_experts()
     if architecture in CAUSAL and reader.get("attention.causal") is False:
         _fail(header, f"{prefix}attention.causal is false in a model that generates text")

@@ -17,6 +17,7 @@ from edgellm.errors import BackendError
 from edgellm.models.check import check_model_file
 from edgellm_converters import targets
 from edgellm_converters.architectures.bert import ROBERTA
+from edgellm_converters.architectures.modernbert import MODERN_BERT
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
 from edgellm_converters.errors import (
@@ -142,6 +143,31 @@ def test_smaller_types_still_run(
     assert cosine(text, golden["pooled"]) > 0.998
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"local_attention": 128},
+        {"local_attention": 6},
+        {"global_attn_every_n_layers": 2},
+        {"local_rope_theta": 10000.0},
+        {"global_rope_theta": 10000.0},
+        {"hidden_activation": "silu"},
+    ],
+)
+def test_each_setting_of_modern_bert_shows_in_its_vectors(
+    changes: dict[str, object], tmp_path: Path
+) -> None:
+    """Else the comparison with transformers would not see it."""
+    golden = json.loads((GOLDEN / "modern-bert.json").read_text())
+    folder = tiny.ENCODERS["modern-bert"](tmp_path / "hf")
+    write(folder, "config.json", **changes)
+    convert(folder, tmp_path / "x.gguf", dtype="f32")
+    with opened(tmp_path / "x.gguf") as model:
+        (text,) = model.embeddings(golden["prompt"], pooled=True)
+    difference = np.abs(np.array(text) - np.array(golden["pooled"])).max()
+    assert difference > 4 * LARGEST_DIFFERENCE
+
+
 def test_a_source_in_float16_keeps_what_llama_cpp_adds_in_float32(tmp_path: Path) -> None:
     folder = tiny.family(tmp_path / "hf", SPECS["bert"], dtype="F16")
     convert(folder, tmp_path / "x.gguf")
@@ -206,6 +232,23 @@ def write(folder: Path, name: str, **changes: object) -> None:
         ("nomic-bert", {"hidden_size": 32}, "hidden_size.*n_embd"),
         ("nomic-bert", {"rope_parameters": {"rope_theta": 10000.0}}, "rotary_emb_base"),
         ("nomic-bert", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
+        ("modern-bert", {"hidden_activation": "relu"}, "hidden_activation"),
+        ("modern-bert", {"norm_bias": True}, "norm_bias"),
+        ("modern-bert", {"mlp_bias": True}, "mlp_bias"),
+        ("modern-bert", {"attention_bias": True}, "attention_bias"),
+        ("modern-bert", {"num_attention_heads": 2, "head_dim": 16}, "hidden_size"),
+        ("modern-bert", {"local_attention": 1}, "local_attention"),
+        ("modern-bert", {"local_attention": -1}, "local_attention"),
+        ("modern-bert", {"global_attn_every_n_layers": 1}, "global_attn_every_n_layers"),
+        ("modern-bert", {"layer_types": ["sliding_attention"] * 5}, "layer_types"),
+        ("modern-bert", {"layer_types": ["full_attention"] * 5}, "layer_types"),
+        ("modern-bert", {"layer_types": ["full_attention"] * 4}, "layer_types"),
+        ("modern-bert", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
+        (
+            "modern-bert",
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "rope",
+        ),
     ],
 )
 def test_settings_without_a_place_are_refused(
@@ -283,6 +326,12 @@ def test_heads_for_tasks_are_left_out_with_a_note(tmp_path: Path) -> None:
     assert any("2 tensors of heads" in note and "pooler.dense" in note for note in notes)
 
 
+def test_the_head_of_a_masked_model_is_left_out_with_a_note(tmp_path: Path) -> None:
+    folder = tiny.ENCODERS["modern-bert-silu"](tmp_path / "hf")
+    notes = convert(folder, tmp_path / "x.gguf").notes
+    assert any("3 tensors of heads" in note for note in notes)
+
+
 def test_a_folder_of_another_dtype_keeps_its_pooling(tmp_path: Path) -> None:
     folder = tiny.ENCODERS["bert"](tmp_path / "hf")
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 16}')
@@ -315,6 +364,41 @@ def test_metadata_without_a_place_is_refused(
     metadata, shapes = stored(tmp_path, "roberta")
     with pytest.raises((UnsupportedError, ConfigError), match=what):
         ROBERTA.from_metadata(Values(tmp_path, metadata | {key: value}).under("bert."), shapes)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("attention.sliding_window", 0, "sliding_window is 0"),
+        ("attention.sliding_window", None, "sliding_window is missing"),
+        ("attention.sliding_window_pattern", 1, "sliding_window_pattern is 1"),
+        ("attention.sliding_window_pattern", [True, False] * 2, "list of sliding windows"),
+        ("attention.causal", True, "attention.causal is True"),
+        ("hidden_activation", "relu", "hidden_activation is 'relu'"),
+        ("rope.scaling.type", "yarn", "yarn"),
+        ("attention.scale", 0.5, "attention.scale is 0.5"),
+    ],
+)
+def test_metadata_of_modern_bert_without_a_place_is_refused(
+    key: str, value: object, what: str, tmp_path: Path
+) -> None:
+    metadata, shapes = stored(tmp_path, "modern-bert")
+    changed = metadata | {f"modern-bert.{key}": value}
+    with pytest.raises((UnsupportedError, ConfigError), match=what):
+        MODERN_BERT.from_metadata(Values(tmp_path, changed).under("modern-bert."), shapes)
+
+
+def test_keys_that_other_converters_write_for_modern_bert_are_taken(tmp_path: Path) -> None:
+    metadata, shapes = stored(tmp_path, "modern-bert")
+    others: dict[str, object] = {
+        "modern-bert.attention.layer_norm_rms_epsilon": 1e-5,
+        "modern-bert.classifier.pooling_type": 2,
+    }
+    found, wanted = (
+        MODERN_BERT.from_metadata(Values(tmp_path, each).under("modern-bert."), shapes)
+        for each in (metadata | others, metadata)
+    )
+    assert found == wanted
 
 
 def test_without_a_padding_token_nobody_knows_where_positions_begin(tmp_path: Path) -> None:

@@ -212,6 +212,14 @@ CASES: dict[str, tuple[g.File, str]] = {
         ),
         "no layer",
     ),
+    "a network of two halves without a gate": (
+        of("modern-bert").with_pair(g.pair("modern-bert.hidden_activation", g.STRING, "relu")),
+        "hidden_activation is 'relu'",
+    ),
+    "heads that are not as wide as the model": (
+        of("modern-bert", attention__key_length=32, attention__value_length=32),
+        "are not embedding_length",
+    ),
     "unknown rope scaling": (with_pair("llama.rope.scaling.type", g.STRING, "x"), "not one of"),
     "negative epsilon": (
         with_pair("llama.attention.layer_norm_rms_epsilon", g.F32, -1.0),

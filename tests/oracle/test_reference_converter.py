@@ -36,9 +36,14 @@ OTHERS = {
     ("phi3-longrope-long", "rope.scaling.attn_factor"): "theirs passes over attention_factor",
     ("llama-yarn-rope", "rope.scaling.yarn_attn_factor"): "ours is attn_factor, which is read",
     ("exaone", "attention.layer_norm_epsilon"): "llama.cpp asks for layer_norm_rms_epsilon",
+    ("modern-bert", "attention.layer_norm_rms_epsilon"): "llama.cpp does not read it here",
+    ("modern-bert", "classifier.pooling_type"): "theirs is of a head that the model has not got",
 }
 # Models that the reference cannot convert, and why.
-NOT_THERE = {"stablelm-head-norms": "its function that stacks the norms of heads is never run"}
+NOT_THERE = {
+    "stablelm-head-norms": "its function that stacks the norms of heads is never run",
+    "modern-bert-silu": "it has no place for decoder.bias of a ModernBertForMaskedLM",
+}
 
 
 CHECKPOINTS = tiny.MODELS | tiny.ENCODERS | tiny.TRANSLATORS

@@ -30,6 +30,7 @@ from edgellm_converters.architectures.lfm2 import LFM2, LFM2_MOE
 from edgellm_converters.architectures.llama import LLAMA
 from edgellm_converters.architectures.minicpm import MINICPM
 from edgellm_converters.architectures.mixtral import MIXTRAL
+from edgellm_converters.architectures.modernbert import MODERN_BERT
 from edgellm_converters.architectures.nomic import NOMIC_BERT
 from edgellm_converters.architectures.olmo import OLMO
 from edgellm_converters.architectures.olmo2 import OLMO2
@@ -75,6 +76,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ROBERTA,
     XLM_ROBERTA,
     NOMIC_BERT,
+    MODERN_BERT,
     GPT2,
     GPTNEOX,
     PHI2,

@@ -163,7 +163,8 @@ class Decoder(Sizes):
     `sentence.POOLINGS`, "" where nothing says), `normalized` whether that gets the length 1.
     `token_types` counts kinds of segments; the first of learned positions stands at row
     `position_offset` in a Hugging Face folder. `decoder_layers`, `decoder_start` (a token) and
-    `buckets` (of distances) are those of T5; `gated` tells of a gate in the feed-forward network;
+    `buckets` (of distances) are those of T5; `gated` tells of a gate in the feed-forward network,
+    `activation` is its function where a family has several (the name of transformers);
     `dense` is the inner size of two dense layers after pooling, 0 without them.
     """
 
@@ -201,6 +202,7 @@ class Decoder(Sizes):
     decoder_start: int = 0
     buckets: int = 0
     gated: bool = False
+    activation: str = ""
     dense: int = 0
     expert_groups: int = 0
     expert_groups_used: int = 0

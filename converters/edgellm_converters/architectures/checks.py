@@ -11,6 +11,7 @@ from edgellm_converters.errors import ConfigError, UnsupportedError
 __all__ = [
     "check_experts",
     "four_times_in_mlx",
+    "local_theta",
     "no_scaling_in_mlx",
     "no_window_in_mlx",
     "note_gelu",
@@ -52,6 +53,25 @@ def check_experts(values: Values, decoder: Decoder) -> Decoder:
             "experts; llama.cpp needs fewer than all"
         )
     return d
+
+
+def local_theta(config: Values, key: str, default: float) -> float:
+    """Read theta of the layers with a window, in the form of transformers 4 or 5.
+
+    `key` is the older form's.
+
+    Raises:
+        ConfigError: it is no number above 0.
+        UnsupportedError: their rope is scaled.
+    """
+    local = config.number(key, default)
+    parameters = config.section("rope_parameters")
+    sliding = parameters.section("sliding_attention") if parameters else None
+    if sliding is None:
+        return local
+    if sliding.text("rope_type", "default") != "default":
+        raise UnsupportedError(f"{config.path}: llama.cpp scales no rope of layers with a window")
+    return sliding.number("rope_theta", local)
 
 
 def note_window(config: Values, sizes: Sizes, notes: list[str]) -> None:

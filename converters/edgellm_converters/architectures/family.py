@@ -293,7 +293,7 @@ class Family:
             raise UnsupportedError(
                 f"{values.path}: llama.cpp has no rope scaling of type {scaling.kind!r} for "
                 f"{self.name}",
-                hint=f"it has: {', '.join(self.scalings)}",
+                hint=f"it has: {', '.join(self.scalings) or 'none'}",
             )
 
     def _check_fixed(self, config: Values) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgellm_converters.architectures.base import U32, Decoder, Keys, Sizes, Transform
-from edgellm_converters.architectures.checks import period, stored_period
+from edgellm_converters.architectures.checks import local_theta, period, stored_period
 from edgellm_converters.architectures.family import (
     EMBEDDING,
     GATED,
@@ -60,16 +60,10 @@ def _read(config: Values, sizes: Sizes) -> dict[str, Any]:
         raise UnsupportedError(
             f"{config.path}: query_pre_attn_scalar is {scale:g}, which llama.cpp cannot be told"
         )
-    local = config.number("rope_local_base_freq", LOCAL_THETA)
-    parameters = config.section("rope_parameters")
-    sliding = parameters.section("sliding_attention") if parameters else None
-    if sliding is not None:
-        local = sliding.number("rope_theta", local)
-        if sliding.text("rope_type", "default") != "default":
-            raise UnsupportedError(
-                f"{config.path}: llama.cpp scales no rope of layers with a window"
-            )
-    return {"rope_theta_local": local, "sliding_pattern": period(config, sizes.layers, PATTERN)}
+    return {
+        "rope_theta_local": local_theta(config, "rope_local_base_freq", LOCAL_THETA),
+        "sliding_pattern": period(config, sizes.layers, PATTERN),
+    }
 
 
 def _read_stored(metadata: Values, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:  # noqa: ARG001

@@ -132,6 +132,28 @@ def test_gemma_reads_both_forms_of_its_layers_and_thetas() -> None:
             gemma.from_config(values(**small | {"query_pre_attn_scalar": other}), [])
 
 
+def test_modern_bert_reads_both_forms_of_its_layers_and_thetas() -> None:
+    family = by_gguf_name(HERE, "modern-bert")
+    old = values(global_attn_every_n_layers=4, global_rope_theta=8e4, local_rope_theta=500.0)
+    new = values(
+        layer_types=(["full_attention"] + ["sliding_attention"] * 3) * 3,
+        rope_parameters={
+            "full_attention": {"rope_type": "default", "rope_theta": 8e4},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+        },
+    )
+    first, second = family.from_config(old, []), family.from_config(new, [])
+    assert first == second
+    assert (first.sliding_pattern, first.rope_theta, first.rope_theta_local) == (4, 8e4, 500.0)
+    usual = family.from_config(values(), [])
+    assert (usual.sliding_pattern, usual.rope_theta, usual.rope_theta_local) == (3, 160e3, 1e4)
+    alone = values(layer_types=["full_attention"] + ["sliding_attention"] * 11)
+    assert family.from_config(alone, []).sliding_pattern == 12
+    for odd in (["sliding_attention"] * 12, ["full_attention"] * 12, ["other"] * 12):
+        with pytest.raises(UnsupportedError, match="layer_types"):
+            family.from_config(values(layer_types=odd), [])
+
+
 # tokenizer.ggml.model where it tells families of one name apart.
 TOKENIZERS = {"BertModel": "bert", "RobertaModel": "gpt2", "XLMRobertaModel": "t5"}
 

@@ -19,6 +19,7 @@ NOTED = {
     "falcon-11B": "GELU",
     "internlm2-1_8b": "dynamic",
     "starcoder2-3b": "sliding_window",
+    "ModernBERT-base": "modules.json",
 }
 
 
