@@ -11,7 +11,7 @@ from tiny_families import Spec
 from tiny_tokenizers import BYTE_LEVEL, added, byte_level
 
 
-def modules(mode: str, *, normalize: bool = True) -> dict[str, object]:
+def modules(mode: str, *, normalize: bool = True, size: int = 64) -> dict[str, object]:
     """The files of sentence-transformers for a pooling, such as "mean_tokens"."""
     kinds = {"": "Transformer", "1_Pooling": "Pooling"}
     if normalize:
@@ -28,7 +28,7 @@ def modules(mode: str, *, normalize: bool = True) -> dict[str, object]:
             for number, (path, kind) in enumerate(kinds.items())
         ],
         "1_Pooling/config.json": {
-            "word_embedding_dimension": 64,
+            "word_embedding_dimension": size,
             **{f"pooling_mode_{name}": name == mode for name in modes},
         },
     }
@@ -385,6 +385,43 @@ ENCODERS += (
         files=modules("cls_token", normalize=False),
         left_out=tuple(MODERN_BERT_HEAD),
         now=lambda name: name.removeprefix("model."),
+    ),
+)
+
+
+# -- Jina-BERT v2 ---------------------------------------------------------------------------------
+
+# Six heads: the slopes of the last two lie between those of four.
+JINA = BERT | {
+    "architectures": "JinaBertModel",
+    "model_type": "bert",
+    "hidden_size": 96,
+    "num_attention_heads": 6,
+    "max_position_embeddings": 128,
+    "type_vocab_size": 2,
+    "position_embedding_type": "alibi",
+    "feed_forward_type": "geglu",
+}
+JINA_LAYER = {name: shape for name, shape in BERT_LAYER.items() if name.startswith("attention.")}
+ENCODERS += (
+    Spec(
+        "jina-bert-v2",
+        JINA,
+        JINA_LAYER
+        | {"mlp.gated_layers.weight": "gate_up hidden"}
+        | both("mlp.wo", "hidden feed")
+        | both("mlp.layernorm", "hidden"),
+        seed=54,
+        blocks="encoder.layer.{}.",
+        embed="embeddings.word_embeddings.weight",
+        ends={name: shape for name, shape in BERT_ENDS.items() if "position" not in name} | POOLER,
+        sizes={"hidden": 96, "types": 2},
+        pre="wordpiece",
+        plain=True,
+        tied=True,
+        gguf="jina-bert-v2",
+        files=modules("mean_tokens", size=96),
+        left_out=tuple(POOLER),
     ),
 )
 

@@ -130,14 +130,20 @@ EQUAL_HEADS = frozenset(
         *("starcoder2", "talkie", "xverse"),
     }
 )
-EQUAL_KEYS_AND_VALUES = EQUAL_HEADS | {
-    *("afmoe", "bailingmoe2", "bitnet", "bloom", "chatglm", "cohere2", "command-r", "gemma"),
-    *("gemma2", "gemma3", "glm4", "glm4moe", "gpt2", "gptneox", "granitehybrid", "jais"),
-    *("minimax-m2", "mpt", "nemotron", "openelm", "phi2", "phi3", "qwen", "refact", "stablelm"),
-    *("starcoder", "lfm2", "lfm2moe", "modern-bert"),
-}
+# Those that go by the graph of BERT.
+BERTS = frozenset({"bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe"})
+EQUAL_KEYS_AND_VALUES = (
+    EQUAL_HEADS
+    | BERTS
+    | {
+        *("afmoe", "bailingmoe2", "bitnet", "bloom", "chatglm", "cohere2", "command-r", "gemma"),
+        *("gemma2", "gemma3", "glm4", "glm4moe", "gpt2", "gptneox", "granitehybrid", "jais"),
+        *("minimax-m2", "mpt", "nemotron", "openelm", "phi2", "phi3", "qwen", "refact", "stablelm"),
+        *("starcoder", "lfm2", "lfm2moe", "modern-bert"),
+    }
+)
 # Those whose matrix of queries is as wide as the model, however long the heads are said to be.
-SQUARE = frozenset(
+SQUARE = BERTS | frozenset(
     {
         *("arctic", "baichuan", "chameleon", "codeshell", "cohere2", "command-r", "deepseek"),
         *("dream", "internlm2", "lfm2", "lfm2moe", "llada-moe", "modern-bert", "nemotron"),
@@ -205,6 +211,8 @@ def check_parameters(header: GGUFHeader, *, strict: bool = True) -> None:
     reader.check_heads(architecture)
     if architecture in LATENT:
         reader.check_latent()
+    if architecture == "jina-bert-v2":
+        reader.check_gates()
     reader.check_windows()
     if architecture == "modern-bert" and reader.get("hidden_activation") == "relu":
         # The one word that it reads as a network without a gate, for which there are two halves.
@@ -294,6 +302,21 @@ class _Parameters:
         for shared in self._layered("attention.head_count_kv"):
             if shared != 1:
                 self._fail(f"attention.head_count_kv {shared} is not the 1 of latent attention")
+
+    def check_gates(self) -> None:
+        """A network's gate stands in a matrix of its own, or before the values in theirs."""
+        feed = self.number("feed_forward_length")
+        rows = {tensor.name: tensor.rows for tensor in self.header.tensors}
+        for name, found in rows.items():
+            if not name.endswith(".ffn_up.weight"):
+                continue
+            alone = name.replace(".ffn_up.", ".ffn_gate.") in rows
+            if found != feed and (alone or found != 2 * feed):
+                _fail(
+                    self.header,
+                    f"the tensor {name!r} has {found} rows, which do not go with "
+                    f"{self.prefix}feed_forward_length {feed}",
+                )
 
     def check_windows(self) -> None:
         """A pattern that gives no layer the window fails an assertion when the cache is made."""

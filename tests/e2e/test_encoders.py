@@ -24,6 +24,7 @@ from edgellm_converters.errors import (
     ConfigError,
     ConvertersError,
     CorruptFileError,
+    IncompletePlanError,
     OutputError,
     UnsupportedError,
 )
@@ -213,6 +214,12 @@ def write(folder: Path, name: str, **changes: object) -> None:
         ("roberta", {"pad_token_id": -1}, "pad_token_id"),
         ("roberta", {"max_position_embeddings": 2}, "max_position_embeddings"),
         ("xlm-roberta", {"hidden_act": "gelu_new"}, "hidden_act"),
+        ("jina-bert-v2", {"position_embedding_type": "absolute"}, "position_embedding_type"),
+        ("jina-bert-v2", {"position_embedding_type": None}, "position_embedding_type"),
+        ("jina-bert-v2", {"feed_forward_type": "reglu"}, "feed_forward_type"),
+        ("jina-bert-v2", {"feed_forward_type": None}, "feed_forward_type"),
+        ("jina-bert-v2", {"hidden_act": "relu"}, "hidden_act"),
+        ("jina-bert-v2", {"num_attention_heads": 5}, "num_attention_heads"),
         ("nomic-bert", {"moe_every_n_layers": 2}, r"moe_every_n_layers.*nomic-bert-moe"),
         ("nomic-bert", {"activation_function": "gelu"}, "activation_function"),
         ("nomic-bert", {"activation_function": None}, "activation_function"),
@@ -459,6 +466,29 @@ def test_the_context_of_a_nomic_bert_is_what_it_was_trained_on(
     convert(tmp_path / "back", tmp_path / "again.gguf")
     with GGUFCheckpoint(tmp_path / "again.gguf") as file:
         assert file.header.metadata["nomic-bert.context_length"] == context
+
+
+# -- Jina-BERT v2 -------------------------------------------------------------------------------
+
+
+def test_the_variant_for_code_is_not_taken_for_the_plain_one(tmp_path: Path) -> None:
+    """Its matrix has the values before the gate, under a name of its own."""
+    folder = tiny.ENCODERS["jina-bert-v2"](tmp_path / "hf")
+    tensors = {
+        name.replace("gated_layers", "up_gated_layer").replace("mlp.wo", "mlp.down_layer"): array
+        for name, array in tiny.read_safetensors(folder).items()
+    }
+    tiny.write_safetensors(folder / "model.safetensors", tensors)
+    with pytest.raises(IncompletePlanError, match=r"missing: .*mlp\.gated_layers"):
+        convert(folder, tmp_path / "x.gguf")
+
+
+def test_a_folder_names_the_class_without_which_it_would_be_a_bert(tmp_path: Path) -> None:
+    convert(tiny.ENCODERS["jina-bert-v2"](tmp_path / "hf"), tmp_path / "x.gguf")
+    convert(tmp_path / "x.gguf", tmp_path / "back")
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert config["model_type"] == "bert"
+    assert config["auto_map"]["AutoModel"].endswith("modeling_bert.JinaBertModel")
 
 
 # -- folders within the folder ------------------------------------------------------------------

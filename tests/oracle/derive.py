@@ -62,9 +62,14 @@ def hidden_states(folder: Path) -> tuple[list[int], Any]:
     import torch
     from transformers import AutoModel, AutoTokenizer, T5EncoderModel
 
+    from oracle import jina_bert
     from oracle.standin import with_usual_keys
 
-    alone = "T5EncoderModel" in (folder / "config.json").read_text()
+    config = (folder / "config.json").read_text()
+    if "JinaBertModel" in config:  # transformers has none
+        prompt = list(AutoTokenizer.from_pretrained(folder)(PROMPT)["input_ids"])
+        return prompt, jina_bert.hidden_states(folder, prompt)
+    alone = "T5EncoderModel" in config
     kind = T5EncoderModel if alone else AutoModel
     with tempfile.TemporaryDirectory() as scratch:
         known = with_usual_keys(folder, Path(scratch))

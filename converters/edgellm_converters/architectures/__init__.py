@@ -26,6 +26,7 @@ from edgellm_converters.architectures.gptneox import GPTNEOX
 from edgellm_converters.architectures.granite import GRANITE
 from edgellm_converters.architectures.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
 from edgellm_converters.architectures.internlm2 import INTERNLM2
+from edgellm_converters.architectures.jina import JINA_BERT
 from edgellm_converters.architectures.lfm2 import LFM2, LFM2_MOE
 from edgellm_converters.architectures.llama import LLAMA
 from edgellm_converters.architectures.minicpm import MINICPM
@@ -77,6 +78,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     XLM_ROBERTA,
     NOMIC_BERT,
     MODERN_BERT,
+    JINA_BERT,
     GPT2,
     GPTNEOX,
     PHI2,

@@ -55,6 +55,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "granitemoe": {"shared_intermediate_size": 32},
     "deepseek2": {"qk_rope_head_dim": 16},
     "phi2": {"partial_rotary_factor": 0.5},
+    "jina-bert-v2": {"position_embedding_type": "alibi", "feed_forward_type": "geglu"},
     "nomic-bert": {
         "activation_function": "swiglu",
         "rotary_emb_fraction": 1.0,
