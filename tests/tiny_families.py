@@ -385,4 +385,20 @@ FAMILIES = (
         ends=LAYER_NORM,
         pre="smollm",
     ),
+    Spec(
+        "ernie4_5",
+        {
+            "architectures": "Ernie4_5ForCausalLM",
+            "model_type": "ernie4_5",
+            "hidden_act": "silu",
+            "head_dim": 32,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 5e5,
+            "use_bias": False,
+        },
+        ATTENTION | GATED | NORMS,
+        seed=37,
+        pre="spm-prefix",
+        head_dim=32,
+    ),
 )

@@ -17,6 +17,7 @@ from edgellm_converters.architectures.base import (
 from edgellm_converters.architectures.bert import BERT, ROBERTA, XLM_ROBERTA
 from edgellm_converters.architectures.cohere import COMMAND_R
 from edgellm_converters.architectures.deepseek import DEEPSEEK2, DEEPSEEK3
+from edgellm_converters.architectures.ernie4_5 import ERNIE4_5
 from edgellm_converters.architectures.exaone import EXAONE, EXAONE4
 from edgellm_converters.architectures.falcon import FALCON
 from edgellm_converters.architectures.gemma import GEMMA, GEMMA2
@@ -73,6 +74,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     GRANITE,
     STABLELM,
     STARCODER2,
+    ERNIE4_5,
     BERT,
     ROBERTA,
     XLM_ROBERTA,

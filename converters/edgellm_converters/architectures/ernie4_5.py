@@ -1,0 +1,40 @@
+"""ERNIE 4.5, the dense ones: Llama whose rotary positions pair neighbouring rows."""
+
+from __future__ import annotations
+
+from edgellm_converters.architectures.common import Norm
+from edgellm_converters.architectures.family import (
+    EMBEDDING,
+    FINAL_NORM,
+    GATED,
+    HEAD,
+    Family,
+    Tensor,
+)
+
+__all__ = ["ERNIE4_5"]
+
+ERNIE4_5 = Family(
+    name="ernie4_5",
+    hf_names=("Ernie4_5ForCausalLM",),
+    model_type="ernie4_5",
+    ends=(EMBEDDING, FINAL_NORM, HEAD),
+    layer=(
+        # Rows 2i and 2i + 1 are rotated together on both sides: nothing to reorder.
+        Tensor("attn_q", "self_attn.q_proj", "query hidden"),
+        Tensor("attn_k", "self_attn.k_proj", "key hidden"),
+        Tensor("attn_v", "self_attn.v_proj", "key hidden"),
+        Tensor("attn_output", "self_attn.o_proj", "hidden query"),
+        *GATED,
+        Tensor("attn_norm", "input_layernorm", "hidden"),
+        Tensor("ffn_norm", "post_attention_layernorm", "hidden"),
+    ),
+    # llama.cpp has one activation and no biases here; another value would be another model.
+    fixed={"hidden_act": ("silu",), "use_bias": (False,)},
+    norm=Norm("rms_norm_eps", "attention.layer_norm_rms_epsilon", 1e-5),
+    theta=500_000.0,
+    head_dim=128,
+    tied=True,
+    names_head_dim=True,
+    scalings=(),
+)
