@@ -30,6 +30,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "llama-cpp-python"
 # The image and audio library is built by default; edgellm does not use it, and it takes minutes.
 CMAKE_DEFAULTS = "-DLLAVA_BUILD=OFF"
+# GCC's header tells the optimizer that the instruction which configures AMX's tiles reads 8 bytes
+# (`amxtileintrin.h` of GCC 12); it reads 64, and the rest is garbage: llama.cpp dies in its first
+# prompt. Kernels without tiles are chosen then.
+NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 HEARTBEAT_S = 30
 MINIMUM_PYTHON = (3, 11)
 
@@ -114,6 +118,7 @@ def set_up(venv: Path, extras: set[str], *, with_model: bool) -> None:
         "machine": machine_key(),
         # asked for once, kept until asked for otherwise
         "cmake_args": os.environ.get("CMAKE_ARGS", stamp.get("cmake_args", "")),
+        "cmake_defaults": cmake_defaults(),
         "extras": sorted(extras | set(stamp.get("extras", []))),
     }
     python = venv / "bin" / "python"
@@ -121,7 +126,8 @@ def set_up(venv: Path, extras: set[str], *, with_model: bool) -> None:
         make_venv(venv, ours=bool(stamp))
         version = llama_version()
         # A wheel that someone installed by hand stays; one of ours only on the machine it is for.
-        same_build = not stamp or all(stamp.get(k) == wanted[k] for k in ("machine", "cmake_args"))
+        build = ("machine", "cmake_args", "cmake_defaults")
+        same_build = not stamp or all(stamp.get(key) == wanted[key] for key in build)
         if not (same_build and is_installed(venv, version)):
             wheel = built_wheel(python, version, wanted["cmake_args"])
             pip(python, "installing llama-cpp-python", ["--force-reinstall", "--no-deps", wheel])
@@ -234,7 +240,8 @@ def llama_version() -> str:
 
 def built_wheel(python: Path, version: str, cmake_args: str) -> str:
     """Give the wheel of llama-cpp-python for this machine: from the cache, or built now."""
-    arguments = f"{CMAKE_DEFAULTS} {cmake_args}".strip()  # of two that contradict the last wins
+    # Of two that contradict the last wins.
+    arguments = f"{cmake_defaults()} {cmake_args}".strip()
     compilers = [os.environ.get(name, "") for name in ("CC", "CXX", "CFLAGS", "CXXFLAGS")]
     key = _digest([version, arguments, machine_key(), *compilers])
     folder = cache_dir() / "wheels" / f"{PACKAGE}-{version}-{key}"
@@ -262,6 +269,22 @@ def built_wheel(python: Path, version: str, cmake_args: str) -> str:
             wheel.replace(folder / wheel.name)
             return str(folder / wheel.name)
     raise SetupError(f"pip built no wheel of {PACKAGE}", f"see {log}")
+
+
+def cmake_defaults() -> str:
+    """Give the arguments of a build on this machine that nobody asked for."""
+    if not has_amx():
+        return CMAKE_DEFAULTS
+    flags = " ".join(f"-DCMAKE_{language}_FLAGS='{NO_AMX}'" for language in ("C", "CXX"))
+    return f"{CMAKE_DEFAULTS} {flags}"
+
+
+def has_amx() -> bool:
+    """Tell whether the processor has AMX, which a native build would make use of."""
+    try:
+        return "amx_tile" in Path("/proc/cpuinfo").read_text(errors="replace").split()
+    except OSError:
+        return False
 
 
 def keep_sources(python: Path, version: str) -> Path:

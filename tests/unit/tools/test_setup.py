@@ -194,7 +194,7 @@ def test_a_built_wheel_is_used_again_without_a_compiler(
     for arguments in ("", "-DGGML_NATIVE=OFF"):
         with pytest.raises(setup.SetupError, match="compiler"):
             setup.built_wheel(Path("python"), "1.2.3", arguments)
-        facts = [f"{setup.CMAKE_DEFAULTS} {arguments}".strip(), setup.machine_key(), *[""] * 4]
+        facts = [f"{setup.cmake_defaults()} {arguments}".strip(), setup.machine_key(), *[""] * 4]
         key = setup._digest(["1.2.3", *facts])
         wheel = tmp_path / "cache" / "wheels" / f"llama-cpp-python-1.2.3-{key}" / "x.whl"
         wheel.parent.mkdir(parents=True)
@@ -316,3 +316,12 @@ def test_sources_that_are_there_are_those_that_tests_find(
     sources = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sources)
     assert there == sources.SOURCE
+
+
+def test_a_build_leaves_out_tiles_that_the_compiler_gets_wrong(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "has_amx", lambda: True)
+    assert setup.cmake_defaults().count("-mno-amx-tile") == 2
+    monkeypatch.setattr(setup, "has_amx", lambda: False)
+    assert setup.cmake_defaults() == setup.CMAKE_DEFAULTS
