@@ -88,6 +88,7 @@ def done_before(setup: ModuleType, tmp_path: Path) -> Path:
         "python": platform.python_version(),
         "machine": setup.machine_key(),
         "cmake_args": "",
+        "cmake_defaults": setup.cmake_defaults(),
         "extras": ["dev"],
         "models": {os.environ["EDGELLM_HOME"]: str(model)},
     }
