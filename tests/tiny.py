@@ -53,16 +53,17 @@ def write_safetensors(path: Path, tensors: Tensors, dtype: str = "F32") -> None:
 
 
 def read_safetensors(folder: Path) -> Tensors:
-    """Read every tensor of a folder as float32."""
+    """Read every tensor of a folder as float32; those of its subfolders with their names."""
     found: Tensors = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in sorted(folder.rglob("*.safetensors")):
+        at = "" if file.parent == folder else f"{file.parent.name}/"
         data = file.read_bytes()
         size = int.from_bytes(data[:8], "little")
         for name, info in json.loads(data[8 : 8 + size]).items():
             if name != "__metadata__":
-                start, stop = (8 + size + at for at in info["data_offsets"])
+                start, stop = (8 + size + offset for offset in info["data_offsets"])
                 values = _decode(data[start:stop], info["dtype"])
-                found[name] = values.reshape(info["shape"])
+                found[at + name] = values.reshape(info["shape"])
     return found
 
 
@@ -94,7 +95,12 @@ def _write(
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    write_safetensors(folder / "model.safetensors", tensors, dtype)
+    # Those of a folder within the folder have a file there.
+    for at in {name.rpartition("/")[0] for name in tensors}:
+        (folder / at).mkdir(exist_ok=True)
+        of = {name: array for name, array in tensors.items() if name.rpartition("/")[0] == at}
+        named = {name.rpartition("/")[2]: array for name, array in of.items()}
+        write_safetensors(folder / at / "model.safetensors", named, dtype)
     return folder
 
 

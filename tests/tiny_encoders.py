@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tiny_families import Spec
+from tiny_families import ATTENTION, GATED, HEAD_NORMS, NORMS, Spec
 from tiny_tokenizers import BYTE_LEVEL, added, byte_level
 
 
@@ -422,6 +422,97 @@ ENCODERS += (
         gguf="jina-bert-v2",
         files=modules("mean_tokens", size=96),
         left_out=tuple(POOLER),
+    ),
+)
+
+
+# -- EmbeddingGemma -------------------------------------------------------------------------------
+
+DENSE = 96
+DENSE_SHAPES = {"2_Dense": (DENSE, 64), "3_Dense": (64, DENSE)}
+GEMMA_EMBEDDING: dict[str, Any] = {
+    "architectures": "Gemma3TextModel",
+    "model_type": "gemma3_text",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "head_dim": 32,
+    "query_pre_attn_scalar": 32,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 1000.0,
+    "sliding_window": 8,  # less than the prompt
+    "sliding_window_pattern": 2,
+    "attn_logit_softcapping": None,
+    "use_bidirectional_attention": True,
+}
+
+
+def dense_modules() -> dict[str, object]:
+    """The files of a pooling with two dense layers after it."""
+    found = modules("mean_tokens")
+    steps = {
+        "": "Transformer",
+        "1_Pooling": "Pooling",
+        "2_Dense": "Dense",
+        "3_Dense": "Dense",
+        "4_Normalize": "Normalize",
+    }
+    found["modules.json"] = [
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for n, (path, kind) in enumerate(steps.items())
+    ]
+    for name, (after, before) in DENSE_SHAPES.items():
+        found[f"{name}/config.json"] = {
+            "in_features": before,
+            "out_features": after,
+            "bias": False,
+            "activation_function": "torch.nn.modules.linear.Identity",
+        }
+    return found
+
+
+def gemma_embedding(name: str, seed: int, **more: Any) -> Spec:
+    """A Gemma 3 that sees the tokens after each one too."""
+    return Spec(
+        name,
+        GEMMA_EMBEDDING | more.pop("config", {}),
+        ATTENTION
+        | HEAD_NORMS
+        | GATED
+        | NORMS
+        | {
+            "pre_feedforward_layernorm.weight": "hidden",
+            "post_feedforward_layernorm.weight": "hidden",
+        },
+        seed=seed,
+        layers=3,
+        blocks="layers.{}.",
+        embed="embed_tokens.weight",
+        head_dim=32,
+        pre="spm",
+        tied=True,
+        plus_one=True,
+        gguf="gemma-embedding",
+        **more,
+    )
+
+
+ENCODERS += (
+    gemma_embedding(
+        "gemma-embedding",
+        62,
+        ends={
+            "norm.weight": "hidden",
+            "2_Dense/linear.weight": f"{DENSE} hidden",
+            "3_Dense/linear.weight": f"hidden {DENSE}",
+        },
+        files=dense_modules(),
+    ),
+    gemma_embedding(
+        "gemma-embedding-linear-rope",
+        63,
+        config={"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        ends={"norm.weight": "hidden"},
+        files=modules("lasttoken", normalize=False),
     ),
 )
 

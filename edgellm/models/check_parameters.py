@@ -214,6 +214,8 @@ def check_parameters(header: GGUFHeader, *, strict: bool = True) -> None:
     if architecture == "jina-bert-v2":
         reader.check_gates()
     reader.check_windows()
+    if architecture == "gemma-embedding":
+        reader.check_dense()
     if architecture == "modern-bert" and reader.get("hidden_activation") == "relu":
         # The one word that it reads as a network without a gate, for which there are two halves.
         _fail(header, f"{prefix}hidden_activation is 'relu', for which the network has no form")
@@ -329,6 +331,18 @@ class _Parameters:
             used = pattern != 1  # each n-th layer sees all, and 0 stands for none of them
         if not used:
             self._fail("attention.sliding_window_pattern leaves no layer to the sliding window")
+
+    def check_dense(self) -> None:
+        """Two layers after pooling lead from the model's size to another and back, or none."""
+        size = self.number("embedding_length")
+        found = [
+            self.number(f"dense_{layer}_feat_{end}") for layer in (2, 3) for end in ("in", "out")
+        ]
+        if any(found) and found != [size, found[1], found[1], size]:
+            self._fail(f"dense_2_feat_in to dense_3_feat_out {found} do not lead to {size} values")
+        names = {tensor.name for tensor in self.header.tensors}
+        if len(names & {"dense_2.weight", "dense_3.weight"}) != 2 * bool(found[1]):
+            self._fail(f"dense_2_feat_out {found[1]} and the tensors of dense layers differ")
 
     def check_experts(self) -> None:
         """No more experts or groups are used than there are."""

@@ -17,6 +17,7 @@ from edgellm.errors import BackendError
 from edgellm.models.check import check_model_file
 from edgellm_converters import targets
 from edgellm_converters.architectures.bert import ROBERTA
+from edgellm_converters.architectures.gemma_embedding import GEMMA_EMBEDDING
 from edgellm_converters.architectures.modernbert import MODERN_BERT
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
@@ -29,6 +30,7 @@ from edgellm_converters.errors import (
     UnsupportedError,
 )
 from edgellm_converters.pipeline import convert
+from edgellm_converters.writers.atomic import check_target
 from llama_model import opened
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "transformers"
@@ -86,7 +88,9 @@ def test_tensors_come_back_bit_for_bit(converted: tuple[str, Path, Path, Path]) 
 
 def test_configuration_and_pooling_come_back(converted: tuple[str, Path, Path, Path]) -> None:
     _, folder, _, back = converted
-    for name in ("config.json", "modules.json", "1_Pooling/config.json"):
+    nested = sorted(file.relative_to(folder) for file in folder.glob("?_*/config.json"))
+    assert nested == sorted(file.relative_to(back) for file in back.glob("?_*/config.json"))
+    for name in ("config.json", "modules.json", *map(str, nested)):
         before, after = (json.loads((each / name).read_text()) for each in (folder, back))
         if name == "modules.json":
             assert [(step["path"], step["type"]) for step in before] == [
@@ -145,22 +149,28 @@ def test_smaller_types_still_run(
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("name", "changes"),
     [
-        {"local_attention": 128},
-        {"local_attention": 6},
-        {"global_attn_every_n_layers": 2},
-        {"local_rope_theta": 10000.0},
-        {"global_rope_theta": 10000.0},
-        {"hidden_activation": "silu"},
+        ("modern-bert", {"local_attention": 128}),
+        ("modern-bert", {"local_attention": 6}),
+        ("modern-bert", {"global_attn_every_n_layers": 2}),
+        ("modern-bert", {"local_rope_theta": 10000.0}),
+        ("modern-bert", {"global_rope_theta": 10000.0}),
+        ("modern-bert", {"hidden_activation": "silu"}),
+        ("gemma-embedding", {"sliding_window": 128}),
+        ("gemma-embedding", {"sliding_window": 6}),
+        ("gemma-embedding", {"sliding_window_pattern": 3}),
+        ("gemma-embedding", {"rope_local_base_freq": 10000.0}),
+        ("gemma-embedding", {"rope_theta": 10000.0}),
+        ("gemma-embedding-linear-rope", {"rope_scaling": None}),
     ],
 )
-def test_each_setting_of_modern_bert_shows_in_its_vectors(
-    changes: dict[str, object], tmp_path: Path
+def test_each_setting_shows_in_the_vectors(
+    name: str, changes: dict[str, object], tmp_path: Path
 ) -> None:
     """Else the comparison with transformers would not see it."""
-    golden = json.loads((GOLDEN / "modern-bert.json").read_text())
-    folder = tiny.ENCODERS["modern-bert"](tmp_path / "hf")
+    golden = json.loads((GOLDEN / f"{name}.json").read_text())
+    folder = tiny.ENCODERS[name](tmp_path / "hf")
     write(folder, "config.json", **changes)
     convert(folder, tmp_path / "x.gguf", dtype="f32")
     with opened(tmp_path / "x.gguf") as model:
@@ -239,6 +249,15 @@ def write(folder: Path, name: str, **changes: object) -> None:
         ("nomic-bert", {"hidden_size": 32}, "hidden_size.*n_embd"),
         ("nomic-bert", {"rope_parameters": {"rope_theta": 10000.0}}, "rotary_emb_base"),
         ("nomic-bert", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
+        ("gemma-embedding", {"use_bidirectional_attention": False}, "use_bidirectional_attention"),
+        ("gemma-embedding", {"use_bidirectional_attention": None}, "use_bidirectional_attention"),
+        ("gemma-embedding", {"query_pre_attn_scalar": 16}, "query_pre_attn_scalar"),
+        ("gemma-embedding", {"hidden_activation": "silu"}, "hidden_activation"),
+        ("gemma-embedding", {"attention_bias": True}, "attention_bias"),
+        ("gemma-embedding", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ("gemma-embedding", {"sliding_window": None}, "sliding_window"),
+        ("gemma-embedding", {"layer_types": ["full_attention", *["sliding_attention"] * 2]}, "one"),
+        ("gemma-embedding", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
         ("modern-bert", {"hidden_activation": "relu"}, "hidden_activation"),
         ("modern-bert", {"norm_bias": True}, "norm_bias"),
         ("modern-bert", {"mlp_bias": True}, "mlp_bias"),
@@ -308,6 +327,64 @@ def test_steps_that_llama_cpp_has_not_got_are_refused(
         convert(folder, tmp_path / "x.gguf")
 
 
+@pytest.mark.parametrize(
+    ("file", "changes", "what"),
+    [
+        ("2_Dense/config.json", {"bias": True}, "bias is true"),
+        ("2_Dense/config.json", {"bias": None}, "bias is true"),
+        ("3_Dense/config.json", {"activation_function": None}, "activation_function"),
+        ("3_Dense/config.json", {"activation_function": "torch.nn.GELU"}, "activation_function"),
+        ("2_Dense/config.json", {"in_features": 32}, r"modules\.json.*dense layers"),
+        ("2_Dense/config.json", {"out_features": 32}, r"modules\.json.*dense layers"),
+        ("3_Dense/config.json", {"out_features": 32}, r"modules\.json.*dense layers"),
+        ("3_Dense/config.json", {"in_features": -1}, "in_features"),
+    ],
+)
+def test_dense_layers_that_llama_cpp_has_not_got_are_refused(
+    file: str, changes: dict[str, object], what: str, tmp_path: Path
+) -> None:
+    folder = tiny.ENCODERS["gemma-embedding"](tmp_path / "hf")
+    write(folder, file, **changes)
+    with pytest.raises((UnsupportedError, ConfigError), match=what):
+        convert(folder, tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize(
+    ("order", "what"),
+    [
+        ([0, 2, 3, 1, 4], "is a 'Dense'"),  # before anything is pooled
+        ([0, 1, 4, 2, 3], "is a 'Dense'"),  # after the length is 1
+        ([0, 1, 3, 2, 4], "2_Dense"),
+        ([0, 1, 2, 4], "dense layers lead"),
+        ([0, 1, 2, 3, 3, 4], "4_Dense"),
+        ([0, 1, 4], "no place"),
+    ],
+)
+def test_dense_layers_in_another_order_are_refused(
+    order: list[int], what: str, tmp_path: Path
+) -> None:
+    folder = tiny.ENCODERS["gemma-embedding"](tmp_path / "hf")
+    steps = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([steps[number] for number in order]))
+    with pytest.raises(ConvertersError, match=what):
+        convert(folder, tmp_path / "x.gguf")
+
+
+def test_dense_layers_without_their_tensors_are_refused(tmp_path: Path) -> None:
+    folder = tiny.ENCODERS["gemma-embedding"](tmp_path / "hf")
+    (folder / "3_Dense" / "model.safetensors").unlink()
+    with pytest.raises(IncompletePlanError, match=r"3_Dense/linear\.weight"):
+        convert(folder, tmp_path / "x.gguf")
+
+
+def test_dense_layers_do_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+    folder = tiny.ENCODERS["gemma-embedding"](tmp_path / "hf")
+    (folder / "3_Dense" / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    (folder / "3_Dense" / "model.safetensors").symlink_to(tmp_path / "outside.safetensors")
+    with pytest.raises(CorruptFileError, match="leads out of its folder"):
+        convert(folder, tmp_path / "x.gguf")
+
+
 def test_the_newer_word_for_the_pooling_is_read(tmp_path: Path) -> None:
     folder = tiny.ENCODERS["bert"](tmp_path / "hf")
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "lasttoken"}')
@@ -345,6 +422,17 @@ def test_a_folder_of_another_dtype_keeps_its_pooling(tmp_path: Path) -> None:
     convert(folder, tmp_path / "half", dtype="f16", to="hf")
     for name in ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json"):
         assert (tmp_path / "half" / name).exists(), name
+
+
+def test_a_folder_of_another_dtype_keeps_its_dense_layers(tmp_path: Path) -> None:
+    folder = tiny.ENCODERS["gemma-embedding"](tmp_path / "hf")
+    convert(folder, tmp_path / "half", dtype="f16", to="hf")
+    before, after = tiny.read_safetensors(folder), tiny.read_safetensors(tmp_path / "half")
+    assert before.keys() == after.keys()
+    for name in ("2_Dense/linear.weight", "3_Dense/linear.weight"):
+        assert np.array_equal(before[name], after[name])  # exact in float16
+    assert (tmp_path / "half" / "3_Dense" / "model.safetensors").exists()
+    check_target(tmp_path / "half", folder=True, force=True)
 
 
 def test_what_happens_to_texts_before_is_noted(tmp_path: Path) -> None:
@@ -393,6 +481,28 @@ def test_metadata_of_modern_bert_without_a_place_is_refused(
     changed = metadata | {f"modern-bert.{key}": value}
     with pytest.raises((UnsupportedError, ConfigError), match=what):
         MODERN_BERT.from_metadata(Values(tmp_path, changed).under("modern-bert."), shapes)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("attention.sliding_window", None, "sliding_window is missing"),
+        ("dense_2_feat_out", 0, "dense_2_feat_in"),
+        ("dense_2_feat_in", 32, "dense_2_feat_in"),
+        ("dense_3_feat_in", 32, "dense_2_feat_in"),
+        ("dense_3_feat_out", None, "dense_2_feat_in"),
+        ("dense_3_feat_out", -1, "dense_3_feat_out is -1"),
+        ("pooling_type", None, "pooling_type is missing"),
+        ("final_logit_softcapping", 30.0, "final_logit_softcapping"),
+    ],
+)
+def test_metadata_of_gemma_embedding_without_a_place_is_refused(
+    key: str, value: object, what: str, tmp_path: Path
+) -> None:
+    metadata, shapes = stored(tmp_path, "gemma-embedding")
+    changed = metadata | {f"gemma-embedding.{key}": value}
+    with pytest.raises((UnsupportedError, ConfigError), match=what):
+        GEMMA_EMBEDDING.from_metadata(Values(tmp_path, changed).under("gemma-embedding."), shapes)
 
 
 def test_keys_that_other_converters_write_for_modern_bert_are_taken(tmp_path: Path) -> None:

@@ -212,6 +212,34 @@ CASES: dict[str, tuple[g.File, str]] = {
         ),
         "no layer",
     ),
+    "dense layers that do not meet": (
+        of(
+            "gemma-embedding",
+            dense_2_feat_in=g.EMBED,
+            dense_2_feat_out=8,
+            dense_3_feat_in=9,
+            dense_3_feat_out=g.EMBED,
+        ),
+        "do not lead to",
+    ),
+    "dense layers that lead elsewhere": (of("gemma-embedding", dense_3_feat_out=8), "do not lead"),
+    "dense layers without tensors": (
+        of(
+            "gemma-embedding",
+            dense_2_feat_in=g.EMBED,
+            dense_2_feat_out=8,
+            dense_3_feat_in=8,
+            dense_3_feat_out=g.EMBED,
+        ),
+        "the tensors of dense layers differ",
+    ),
+    "one dense layer alone": (
+        replace(
+            of("gemma-embedding"),
+            tensors=[*MODEL.tensors, g.Tensor("dense_2.weight", (g.EMBED, 8))],
+        ),
+        "the tensors of dense layers differ",
+    ),
     "a network of two halves without a gate": (
         of("modern-bert").with_pair(g.pair("modern-bert.hidden_activation", g.STRING, "relu")),
         "hidden_activation is 'relu'",

@@ -58,8 +58,13 @@ def load(folder: Path) -> tuple[Any, Any]:
 
 
 def hidden_states(folder: Path) -> tuple[list[int], Any]:
-    """Run one encoder in float32; give the ids of the prompt and (tokens, hidden) in numpy."""
+    """Run one encoder in float32; give the ids of the prompt and (tokens, hidden) in numpy.
+
+    Where dense layers stand after pooling, they are taken: being matrices alone, they give the same
+    before the mean as after it.
+    """
     import torch
+    from safetensors.torch import load_file
     from transformers import AutoModel, AutoTokenizer, T5EncoderModel
 
     from oracle import jina_bert
@@ -76,7 +81,10 @@ def hidden_states(folder: Path) -> tuple[list[int], Any]:
         model = kind.from_pretrained(known, dtype=torch.float32, attn_implementation="eager")
     prompt = list(AutoTokenizer.from_pretrained(folder)(PROMPT)["input_ids"])
     with torch.no_grad():
-        return prompt, model.eval()(torch.tensor([prompt])).last_hidden_state[0].numpy()
+        found = model.eval()(torch.tensor([prompt])).last_hidden_state[0]
+        for file in sorted(folder.glob("?_Dense/model.safetensors")):
+            found = found @ load_file(file)["linear.weight"].T
+        return prompt, found.numpy()
 
 
 def pooled(folder: Path, hidden: Any) -> Any:

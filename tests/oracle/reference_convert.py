@@ -39,8 +39,17 @@ def main() -> None:
                 name = conversion.get_model_architecture(config, conversion.ModelType.TEXT)
                 kind = conversion.get_model_class(name)
                 kind.set_vocab = lambda self: None
+                if hasattr(kind, "module_paths"):
+                    # They are of the class, and those of the folder before are still there.
+                    kind.module_paths, kind.dense_features_dims = [], {}
                 target = folder.parent / f"{folder.name}.gguf"
-                kind(folder, gguf.LlamaFileType.ALL_F32, target, eager=True).write()
+                kind(
+                    folder,
+                    gguf.LlamaFileType.ALL_F32,
+                    target,
+                    eager=True,
+                    sentence_transformers_dense_modules=True,
+                ).write()
         except Exception:
             (folder.parent / f"{folder.name}.error").write_text(traceback.format_exc())
 

@@ -22,6 +22,7 @@ from edgellm_converters.architectures.exaone import EXAONE, EXAONE4
 from edgellm_converters.architectures.falcon import FALCON
 from edgellm_converters.architectures.gemma import GEMMA, GEMMA2
 from edgellm_converters.architectures.gemma3 import GEMMA3
+from edgellm_converters.architectures.gemma_embedding import GEMMA_EMBEDDING
 from edgellm_converters.architectures.gpt2 import GPT2
 from edgellm_converters.architectures.gptneox import GPTNEOX
 from edgellm_converters.architectures.granite import GRANITE
@@ -68,6 +69,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     GEMMA,
     GEMMA2,
     GEMMA3,
+    GEMMA_EMBEDDING,
     PHI3,
     SMOLLM3,
     OLMO2,

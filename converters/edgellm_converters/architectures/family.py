@@ -39,11 +39,14 @@ from edgellm_converters.architectures.rope import (
     read_rope,
 )
 from edgellm_converters.architectures.sentence import (
+    DENSE_KEYS,
     POOLING_KEY,
+    dense_keys,
     module_files,
     normalized_keys,
     pooling_keys,
     read_modules,
+    read_stored_dense,
     read_stored_modules,
 )
 from edgellm_converters.architectures.tensors import (
@@ -184,7 +187,9 @@ class Family:
         bidirectional: tokens see those after them, and the metadata say so.
         copies: tensors that are left out because they are copies of the embedding.
         heads: endings of tensors of heads for tasks, which are left out with a note.
+        after: tensors outside of layers that come after all others.
         pools: the files of sentence-transformers tell what becomes of the vectors.
+        densifies: so they do of two dense layers after that.
         whole_keys: gives keys of the metadata by their whole names.
     """
 
@@ -233,7 +238,9 @@ class Family:
     bidirectional: bool = False
     copies: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
+    after: tuple[Tensor, ...] = ()
     pools: bool = False
+    densifies: bool = False
     whole_keys: Callable[[Decoder], Keys] | None = None
 
     # -- in -------------------------------------------------------------------------------------
@@ -260,7 +267,9 @@ class Family:
         if self.read is not None:
             found |= self.read(config, sizes)
         if self.pools:
-            found |= read_modules(config.path.parent, sizes.hidden, found["context"], notes)
+            found |= read_modules(
+                config.path.parent, sizes.hidden, found["context"], notes, dense=self.densifies
+            )
         return check_experts(config, Decoder(**found))
 
     def _check_heads(self, config: Values, sizes: Sizes) -> None:
@@ -331,6 +340,7 @@ class Family:
             raise metadata.wrong("attention.causal", "false")
         own |= {"attention.causal"} if self.bidirectional else set()
         own |= {POOLING_KEY} if self.pools else set()
+        own |= set(DENSE_KEYS) if self.densifies else set()
         refuse_metadata(metadata, own | {*STORED_KEYS, *self.reads_stored})
         if metadata.integer("expert_count", 0, least=0) and "expert_count" not in own:
             raise UnsupportedError(
@@ -345,6 +355,8 @@ class Family:
             found |= self.read_stored(metadata, shapes)
         if self.pools:
             found |= read_stored_modules(metadata)
+        if self.densifies:
+            found |= {"dense": read_stored_dense(metadata, sizes.hidden)}
         return check_experts(metadata, Decoder(**found))
 
     def _read_stored_positions(
@@ -410,7 +422,7 @@ class Family:
         if self.bidirectional:
             keys["attention.causal"] = (BOOL, False)
         if self.pools:
-            keys |= pooling_keys(decoder)
+            keys |= pooling_keys(decoder) | dense_keys(decoder)
         found = {f"{self.name}.{key}": value for key, value in keys.items()}
         if self.pools:
             found |= normalized_keys(decoder)
@@ -422,7 +434,7 @@ class Family:
         found = [rule for each in self.ends for rule in expand(each, decoder)]
         for stack in (first, *self.stacks):
             found += expand_stack(stack, decoder)
-        return found
+        return found + [rule for each in self.after for rule in expand(each, decoder)]
 
     def canonical(self, name: str) -> str:
         """Give the name that the rules have for a tensor; see `Architecture`."""

@@ -21,7 +21,17 @@ from edgellm_converters.architectures.family import (
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import UnsupportedError
 
-__all__ = ["GEMMA3", "GEMMA_ATTENTION", "GEMMA_FINAL_NORM", "attention_scalar", "layer_types"]
+__all__ = [
+    "GEMMA3",
+    "GEMMA_ATTENTION",
+    "GEMMA_FINAL_NORM",
+    "LOCAL_THETA",
+    "PATTERN",
+    "QUERY_SCALAR",
+    "WINDOWS",
+    "attention_scalar",
+    "layer_types",
+]
 
 # What transformers' Gemma3TextConfig and llama.cpp take where the file says nothing.
 LOCAL_THETA = 10_000.0
@@ -36,6 +46,23 @@ GEMMA_ATTENTION = (
     Tensor("attn_output", "self_attn.o_proj", "hidden query"),
 )
 GEMMA_FINAL_NORM = Tensor("output_norm", "model.norm", "hidden", Transform.PLUS_ONE)
+
+WINDOWS = (
+    Setting(
+        "sliding_window",
+        "sliding_window",
+        "attention.sliding_window",
+        kind="integer",
+        default=4096,
+    ),
+    Setting(
+        "rope_theta_local",
+        "rope_local_base_freq",
+        "rope.freq_base_swa",
+        default=LOCAL_THETA,
+        stored=LOCAL_THETA,
+    ),
+)
 
 
 def attention_scalar(sizes: Sizes | Decoder, odd_layers: int) -> int:
@@ -100,20 +127,7 @@ GEMMA3 = Family(
         Tensor("post_ffw_norm", "post_feedforward_layernorm", "hidden", Transform.PLUS_ONE),
     ),
     settings=(
-        Setting(
-            "sliding_window",
-            "sliding_window",
-            "attention.sliding_window",
-            kind="integer",
-            default=4096,
-        ),
-        Setting(
-            "rope_theta_local",
-            "rope_local_base_freq",
-            "rope.freq_base_swa",
-            default=LOCAL_THETA,
-            stored=LOCAL_THETA,
-        ),
+        *WINDOWS,
         Setting(
             "final_softcap", "final_logit_softcapping", "final_logit_softcapping", optional=True
         ),

@@ -24,6 +24,7 @@ __all__ = ["SafetensorInfo", "SafetensorsCheckpoint"]
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+NESTED = "[0-9]_Dense/model.safetensors"
 # Files of these kinds run code when they are loaded.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -76,21 +77,8 @@ class SafetensorsCheckpoint:
             if path.suffix in PICKLES and path.exists():
                 raise _pickle(path)
             return cls(*read_safetensors_header(path))
-        if (path / SINGLE).exists():
-            return cls(*read_safetensors_header(inside(path, SINGLE)))
-        if (path / INDEX).exists():
-            return cls(*_read_shards(path))
-        files = sorted(path.glob("*.safetensors"))
-        if len(files) == 1:
-            return cls(*read_safetensors_header(inside(path, files[0].name)))
-        if files:
-            raise SourceNotFoundError(
-                f"{path}: {len(files)} safetensors files, but no {INDEX} that says what is where"
-            )
-        pickles = sorted(file for file in path.iterdir() if file.suffix in PICKLES)
-        if pickles:
-            raise _pickle(pickles[0])
-        raise SourceNotFoundError(f"{path}: there is no {SINGLE} and no {INDEX} in this folder")
+        tensors, metadata = _read_folder(path)
+        return cls(tensors | _read_nested(path), metadata)
 
     def raw(self, name: str) -> npt.NDArray[Any]:
         """Read a tensor in its own type and shape, bf16 as its bits in uint16.
@@ -150,6 +138,25 @@ class SafetensorsCheckpoint:
         return values.astype(np.float32, copy=False)
 
 
+def _read_folder(path: Path) -> tuple[dict[str, SafetensorInfo], dict[str, str]]:
+    """Read the one file of a folder, or its shards."""
+    if (path / SINGLE).exists():
+        return read_safetensors_header(inside(path, SINGLE))
+    if (path / INDEX).exists():
+        return _read_shards(path)
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) == 1:
+        return read_safetensors_header(inside(path, files[0].name))
+    if files:
+        raise SourceNotFoundError(
+            f"{path}: {len(files)} safetensors files, but no {INDEX} that says what is where"
+        )
+    pickles = sorted(file for file in path.iterdir() if file.suffix in PICKLES)
+    if pickles:
+        raise _pickle(pickles[0])
+    raise SourceNotFoundError(f"{path}: there is no {SINGLE} and no {INDEX} in this folder")
+
+
 def _read_shards(folder: Path) -> tuple[dict[str, SafetensorInfo], dict[str, str]]:
     """Read every shard that the index names; index and shards must tell the same."""
     index = inside(folder, INDEX)
@@ -171,6 +178,17 @@ def _read_shards(folder: Path) -> tuple[dict[str, SafetensorInfo], dict[str, str
             folder / weight_map[name], f"there is no tensor {name!r}, which the index places here"
         )
     return tensors, metadata
+
+
+def _read_nested(folder: Path) -> dict[str, SafetensorInfo]:
+    """Read the headers of sentence-transformers' dense layers; names begin with their folders'."""
+    return {
+        f"{file.parent.name}/{name}": tensor
+        for file in sorted(folder.glob(NESTED))
+        for name, tensor in read_safetensors_header(
+            inside(folder, f"{file.parent.name}/{file.name}")
+        )[0].items()
+    }
 
 
 def inside(folder: Path, name: str) -> Path:

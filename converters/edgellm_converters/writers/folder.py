@@ -11,7 +11,8 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,14 @@ class OpenFolder:
         self.folder = folder
         self._mark = mark
         self._late: list[list[npt.NDArray[Any]]] = [[], []]
-        self._shards = _shards(tensors, max_shard)
+        plain = [spec for spec in tensors if "/" not in spec.name]
+        self._shards = _shards(plain, max_shard)
         self._names = _names(len(self._shards), single)
+        self._plain = len(self._shards)
+        # Tensors of folders within come after all others: each folder has a file of its own.
+        for name, specs in groupby(tensors[len(plain) :], lambda spec: spec.name.partition("/")[0]):
+            self._shards.append([replace(s, name=s.name.removeprefix(f"{name}/")) for s in specs])
+            self._names.append(f"{name}/{SINGLE}")
         self._file: HashingFile | None = None
         self._due = 0
         self._digests: dict[str, str] = {}
@@ -107,7 +114,9 @@ class OpenFolder:
         number, spec = self._queue.pop(0)
         if number != self._open:
             self._close_file()
-            self._file = HashingFile((self.folder / self._names[number]).open("wb"))
+            path = self.folder / self._names[number]
+            path.parent.mkdir(exist_ok=True)
+            self._file = HashingFile(path.open("wb"))
             self._file.write(_header(self._shards[number], self._mark))
             self._open = number
         self._due = spec.nbytes
@@ -146,11 +155,12 @@ class OpenFolder:
         if self._due or self._queue:
             raise ValueError("tensors are missing")
         self._close_file()
-        if len(self._names) > 1:
-            total = sum(spec.nbytes for shard in self._shards for spec in shard)
+        if self._plain > 1:
+            shards = self._shards[: self._plain]
+            total = sum(spec.nbytes for shard in shards for spec in shard)
             places = {
                 part.name: self._names[number]
-                for number, shard in enumerate(self._shards)
+                for number, shard in enumerate(shards)
                 for spec in shard
                 for part in spec.stored
             }

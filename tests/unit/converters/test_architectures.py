@@ -50,6 +50,11 @@ GOOD: dict[str, dict[str, Any]] = {
     "gemma": {"head_dim": 16},
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16},
     "gemma3": {"head_dim": 16, "query_pre_attn_scalar": 16},
+    "gemma-embedding": {
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "use_bidirectional_attention": True,
+    },
     "exaone4": {"sliding_window": None},
     "qwen3moe": {"norm_topk_prob": True},
     "granitemoe": {"shared_intermediate_size": 32},

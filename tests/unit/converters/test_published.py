@@ -20,6 +20,7 @@ NOTED = {
     "internlm2-1_8b": "dynamic",
     "starcoder2-3b": "sliding_window",
     "ModernBERT-base": "modules.json",
+    "embeddinggemma-300m": "modules.json",
 }
 
 
