@@ -310,15 +310,17 @@ class _Job:
             for step, fmt in zip(plan.steps, self.choice.formats, strict=True)
         ]
         total = sum(spec.nbytes for spec in specs)
-        require_space(target, total + MARGIN)
         files = self.source.files_for(plan, self.choice)
+        beside = sum(file.stat().st_size for file in files.copies.values())
+        require_space(target, total + beside + MARGIN)
         mark = "mlx" if plan.target is Side.MLX else "pt"
         with (
             atomic_folder(target, force=self.force) as folder,
             tensor_folder(folder, specs, mark) as writer,
         ):
-            for file in files.copies:
-                shutil.copyfile(file, folder / file.name)
+            for name, file in files.copies.items():
+                (folder / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, folder / name)
             for name, content in files.json.items():
                 write_json(folder / name, content)
             files.json.clear()

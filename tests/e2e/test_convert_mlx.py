@@ -70,6 +70,22 @@ def test_a_float_folder_comes_back_with_its_tokenizer(name: str, tmp_path: Path)
         assert (tmp_path / "back" / file).read_bytes() == (folder / file).read_bytes()
 
 
+def test_named_chat_templates_are_taken_over_and_may_be_replaced(tmp_path: Path) -> None:
+    folder = tiny.llama(tmp_path / "hf")
+    more = folder / "additional_chat_templates"
+    more.mkdir()
+    (more / "tools.jinja").write_text("{{ tools }}")
+    (more / "notes.txt").write_text("not a template")
+    convert(folder, tmp_path / "x-mlx")
+    copied = tmp_path / "x-mlx" / "additional_chat_templates"
+    assert [file.name for file in copied.iterdir()] == ["tools.jinja"]
+    convert(folder, tmp_path / "x-mlx", force=True)
+    (copied / "mine.txt").write_text("kept")
+    with pytest.raises(errors.OutputError, match="additional_chat_templates"):
+        convert(folder, tmp_path / "x-mlx", force=True)
+    assert (copied / "mine.txt").read_text() == "kept"
+
+
 @pytest.mark.parametrize("recipe", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"])
 def test_blocks_of_gguf_stand_for_the_same_values_in_mlx(recipe: str, tmp_path: Path) -> None:
     folder = tiny.llama(tmp_path / "hf")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ if importlib.util.find_spec("mlx_lm") is None or importlib.util.find_spec("mlx")
     pytest.skip("needs mlx-lm and mlx", allow_module_level=True)
 
 from oracle import derive  # noqa: E402
+from oracle.mlx_logits import logits  # noqa: E402
 
 # Shares of the logits' standard deviation, in float32 on both sides. mlx-lm computes GELU by its
 # definition in these families and transformers by the formula with tanh, or the other way round.
@@ -40,16 +40,6 @@ IN_BFLOAT16 = {("olmo2", "mxfp4"): 0.03}
 def in_mlx(folder: Path) -> bool:
     name = read_object(folder / "config.json")["architectures"][0]
     return by_hf_name(folder, name).in_mlx
-
-
-def logits(folder: Path, ids: list[int]) -> np.ndarray[Any, Any]:
-    """The logits at every position: float32 (ids, vocabulary)."""
-    import mlx.core as mx
-    from mlx_lm.utils import load_model
-
-    model, _ = load_model(folder)
-    model.set_dtype(mx.float32)
-    return np.array(model(mx.array([ids]))[0].astype(mx.float32))
 
 
 @pytest.fixture(params=tiny.MODELS)

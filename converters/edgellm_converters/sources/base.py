@@ -55,10 +55,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """What stands beside the tensors of a folder: JSON by name, and files to be copied."""
+    """What stands beside the tensors of a folder, by name: JSON, and files to be copied."""
 
     json: dict[str, object]
-    copies: Sequence[Path] = ()
+    copies: Mapping[str, Path] = field(default_factory=dict)
 
 
 class Source(Protocol):

@@ -31,7 +31,8 @@ from edgellm_converters.streams import SLAB_VALUES, HuggingFaceTensors, Tensors,
 from edgellm_converters.targets import Choice
 from edgellm_converters.tokenizers.huggingface import read_vocabulary
 from edgellm_converters.tokenizers.metadata import vocabulary_keys
-from edgellm_converters.writers.atomic import COPIED
+from edgellm_converters.tokenizers.special import MAX_TEMPLATES
+from edgellm_converters.writers.atomic import COPIED, TEMPLATES
 from edgellm_converters.writers.gguf import Entries, pack
 from edgellm_converters.writers.mlx import quantization_config
 
@@ -178,7 +179,9 @@ class FolderSource:
             config = self._for_mlx(config) | quantization_config(plan.steps, choice.formats)
         dtype = DTYPE_NAMES[choice.dense]
         config |= {key: dtype for key in ("torch_dtype", "dtype") if key in config}
-        copies = [inside(self.path, name) for name in COPIED if (self.path / name).is_file()]
+        templates = sorted((self.path / TEMPLATES).glob("*.jinja"))[:MAX_TEMPLATES]
+        names = [*COPIED, *(f"{TEMPLATES}/{file.name}" for file in templates)]
+        copies = {name: inside(self.path, name) for name in names if (self.path / name).is_file()}
         files = self._architecture.files(self._decoder)
         return Files({"config.json": config} | files, copies)
 

@@ -11,7 +11,7 @@ from edgellm_converters.errors import ConfigError, UnsupportedError
 from edgellm_converters.jsonfile import read_text
 from edgellm_converters.tokenizers.vocabulary import END_ROLES, END_TEXTS, SPECIAL_ROLES
 
-__all__ = ["find_special", "find_templates", "flatten"]
+__all__ = ["MAX_TEMPLATES", "find_special", "find_templates", "flatten"]
 
 MAX_TEMPLATES = 64
 

@@ -33,6 +33,8 @@ COPIED = (
     "special_tokens_map.json",
     "chat_template.jinja",
     "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
     "vocab.json",
     "merges.txt",
     "vocab.txt",
@@ -41,6 +43,8 @@ COPIED = (
     "config_sentence_transformers.json",
 )
 """Files of a folder beside config.json and the tensors, which another folder takes over."""
+TEMPLATES = "additional_chat_templates"
+"""A folder in it with chat templates by name (*.jinja), taken over too."""
 
 # What a folder of ours may hold; a folder with anything else is not replaced.
 OWN_NAMES = frozenset(
@@ -109,10 +113,13 @@ def _is_own(path: Path) -> bool:
     if path.is_symlink():
         return False
     if path.is_dir():
-        return OWN_FOLDERS.fullmatch(name) is not None and all(
-            entry.name in OWN_NESTED and entry.is_file() and not entry.is_symlink()
-            for entry in path.iterdir()
-        )
+        inside = list(path.iterdir())
+        if any(entry.is_symlink() or not entry.is_file() for entry in inside):
+            return False
+        if name == TEMPLATES:
+            return all(entry.suffix == ".jinja" for entry in inside)
+        steps = OWN_FOLDERS.fullmatch(name) is not None
+        return steps and all(entry.name in OWN_NESTED for entry in inside)
     shard = name.startswith("model") and name.endswith(".safetensors")
     return path.is_file() and (name in OWN_NAMES or shard)
 
