@@ -21,10 +21,12 @@ import tiny_moe
 from tiny_tokenizers import (
     BYTE_LEVEL,
     SETTINGS_BERT,
+    SETTINGS_MODERN_BERT,
     SETTINGS_T5,
     SETTINGS_XLMR,
     SMOLLM,
     byte_level,
+    modern_bert_tokenizer,
     sentencepiece,
     unigram,
     wordpiece,
@@ -327,7 +329,7 @@ def _tokenizer(pre: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if pre == "roberta":
         return tiny_encoders.roberta_tokenizer(), tiny_encoders.SETTINGS_ROBERTA
     if pre == "modern-bert":
-        return tiny_encoders.modern_bert_tokenizer(), tiny_encoders.SETTINGS_MODERN_BERT
+        return modern_bert_tokenizer(), SETTINGS_MODERN_BERT
     if pre == "smollm":
         return byte_level(SMOLLM), SETTINGS_BPE
     expression = {

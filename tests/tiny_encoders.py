@@ -51,37 +51,6 @@ def roberta_tokenizer() -> dict[str, Any]:
     return tokenizer
 
 
-def modern_bert_tokenizer() -> dict[str, Any]:
-    """A byte-level tokenizer.json with the special tokens of ModernBERT after all others."""
-    tokenizer = byte_level([BYTE_LEVEL], special=0)
-    first = len(tokenizer["model"]["vocab"])
-    special = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
-    ids = {name: first + index for index, name in enumerate(special)}
-    tokenizer["model"]["vocab"] |= ids
-    tokenizer["added_tokens"] = [added(index, name) for name, index in ids.items()]
-    tokenizer["added_tokens"][-1]["lstrip"] = True
-    tokenizer["normalizer"] = {"type": "NFC"}
-    cls, sep = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ("[CLS]", "[SEP]"))
-    one, two = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
-    tokenizer["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": [cls, one, sep],
-        "pair": [cls, one, sep, two, sep],
-        "special_tokens": {
-            name: {"id": name, "ids": [ids[name]], "tokens": [name]} for name in ("[CLS]", "[SEP]")
-        },
-    }
-    return tokenizer
-
-
-SETTINGS_MODERN_BERT = {
-    "tokenizer_class": "PreTrainedTokenizerFast",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "unk_token": "[UNK]",
-    "pad_token": "[PAD]",
-    "mask_token": "[MASK]",
-}
 SETTINGS_ROBERTA = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "bos_token": "<s>",

@@ -9,8 +9,10 @@ import pytest
 from edgellm_converters.architectures import by_hf_name
 from edgellm_converters.architectures.values import Values
 from published_configs import BOOKKEEPING, PUBLISHED
+from published_encoders import PUBLISHED_ENCODERS
 
 HERE = Path("config.json")
+ALL = PUBLISHED | PUBLISHED_ENCODERS
 # What is left out with a note that has this word.
 NOTED = {
     "pythia-70m": "GELU",
@@ -24,9 +26,9 @@ NOTED = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", ALL)
 def test_a_published_configuration_is_taken(name: str) -> None:
-    config = BOOKKEEPING | PUBLISHED[name]
+    config = BOOKKEEPING | ALL[name]
     family = by_hf_name(HERE, config["architectures"][0])
     notes: list[str] = []
     decoder = family.from_config(Values(HERE, config), notes)
