@@ -55,8 +55,9 @@ format: setup ## put the code into ruff's form
 bench: setup ## each claim about speed, as a ratio against a peer in the same run
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
-docs: setup ## write docs/cli-reference.md from the commands
+docs: setup ## write docs/cli-reference.md and docs/architectures.md from the code
 	$(BIN)/python tools/cli_reference.py
+	$(BIN)/python tools/architectures.py
 
 clean: ## remove .venv and caches of tools; models and built wheels stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

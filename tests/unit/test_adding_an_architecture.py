@@ -1,7 +1,8 @@
-"""docs/adding-an-architecture.md shows what is really there."""
+"""The pages on architectures show what is really there."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -39,3 +40,12 @@ def test_the_tools_that_are_named_are_there() -> None:
         assert re.search(rf"\n    {name}: ", sources), name
     for transform in re.findall(r"Transform\.(\w+)", table):
         assert f"    {transform} = " in (ARCHITECTURES / "base.py").read_text()
+
+
+def test_the_list_of_families_is_fresh() -> None:
+    spec = importlib.util.spec_from_file_location("listing", ROOT / "tools" / "architectures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    listing = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(listing)
+    assert listing.DOCUMENT.read_text() == listing.document(), "run: make docs"
