@@ -13,9 +13,9 @@ HEAD = """# Families of models
 
 What `edgellm convert` knows, written by `make docs` from the tables in
 `converters/edgellm_converters/architectures/`. Every family converts from Hugging Face to GGUF and
-back; those with a model in mlx-lm convert to MLX and back as well. A checkpoint's class stands under
-`architectures` in its config.json, a GGUF file's under `general.architecture`. A model that uses
-what its family has no place for is refused with a sentence that names the setting.
+back; those with a model in mlx-lm convert to MLX and back as well. A checkpoint's class stands
+under `architectures` in its config.json, a GGUF file's name under `general.architecture`. A model
+that uses what its family has no place for is refused with a sentence that names the setting.
 
 | class in config.json | in GGUF | MLX |
 |---|---|---|
