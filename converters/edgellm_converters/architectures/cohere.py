@@ -12,6 +12,7 @@ from typing import Any
 from edgellm_converters.architectures.base import TEXT, Decoder, Keys, Sizes
 from edgellm_converters.architectures.common import LAYER_NORM
 from edgellm_converters.architectures.family import (
+    ATTENTION,
     EMBEDDING,
     FINAL_NORM,
     GATED,
@@ -57,10 +58,7 @@ COMMAND_R = Family(
     model_type="cohere",
     ends=(EMBEDDING, FINAL_NORM),
     layer=(
-        Tensor("attn_q", "self_attn.q_proj", "query hidden"),
-        Tensor("attn_k", "self_attn.k_proj", "key hidden"),
-        Tensor("attn_v", "self_attn.v_proj", "key hidden"),
-        Tensor("attn_output", "self_attn.o_proj", "hidden query"),
+        *ATTENTION,
         Tensor("attn_q_norm", "self_attn.q_norm", "heads head", when="head_norms"),
         Tensor("attn_k_norm", "self_attn.k_norm", "heads_kv head", when="head_norms"),
         *GATED,

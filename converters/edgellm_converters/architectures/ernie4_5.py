@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgellm_converters.architectures.common import Norm
 from edgellm_converters.architectures.family import (
+    ATTENTION,
     EMBEDDING,
     FINAL_NORM,
     GATED,
@@ -21,10 +22,7 @@ ERNIE4_5 = Family(
     ends=(EMBEDDING, FINAL_NORM, HEAD),
     layer=(
         # Rows 2i and 2i + 1 are rotated together on both sides: nothing to reorder.
-        Tensor("attn_q", "self_attn.q_proj", "query hidden"),
-        Tensor("attn_k", "self_attn.k_proj", "key hidden"),
-        Tensor("attn_v", "self_attn.v_proj", "key hidden"),
-        Tensor("attn_output", "self_attn.o_proj", "hidden query"),
+        *ATTENTION,
         *GATED,
         Tensor("attn_norm", "input_layernorm", "hidden"),
         Tensor("ffn_norm", "post_attention_layernorm", "hidden"),

@@ -12,6 +12,7 @@ from typing import Any
 from edgellm_converters.architectures.base import U32, Decoder, Keys, Sizes
 from edgellm_converters.architectures.common import Norm
 from edgellm_converters.architectures.family import (
+    ATTENTION,
     EMBEDDING,
     FINAL_NORM,
     GATED,
@@ -102,10 +103,7 @@ EXAONE4 = Family(
     model_type="exaone4",
     ends=(EMBEDDING, FINAL_NORM, HEAD),
     layer=(
-        Tensor("attn_q", "self_attn.q_proj", "query hidden"),
-        Tensor("attn_k", "self_attn.k_proj", "key hidden"),
-        Tensor("attn_v", "self_attn.v_proj", "key hidden"),
-        Tensor("attn_output", "self_attn.o_proj", "hidden query"),
+        *ATTENTION,
         Tensor("attn_q_norm", "self_attn.q_norm", "head"),
         Tensor("attn_k_norm", "self_attn.k_norm", "head"),
         Tensor("post_attention_norm", "post_attention_layernorm", "hidden"),

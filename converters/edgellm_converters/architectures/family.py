@@ -50,6 +50,7 @@ from edgellm_converters.architectures.sentence import (
     read_stored_modules,
 )
 from edgellm_converters.architectures.tensors import (
+    ATTENTION,
     EMBEDDING,
     FINAL_NORM,
     GATED,
@@ -65,6 +66,7 @@ from edgellm_converters.architectures.values import Values
 from edgellm_converters.errors import ConfigError, UnsupportedError
 
 __all__ = [
+    "ATTENTION",
     "EMBEDDING",
     "FINAL_NORM",
     "GATED",

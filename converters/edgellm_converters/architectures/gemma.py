@@ -10,9 +10,15 @@ from typing import Any
 
 from edgellm_converters.architectures.base import U32, Decoder, Keys, Sizes, Transform
 from edgellm_converters.architectures.checks import no_window_in_mlx, period, stored_period
-from edgellm_converters.architectures.family import EMBEDDING, GATED, Family, Setting, Tensor
+from edgellm_converters.architectures.family import (
+    ATTENTION,
+    EMBEDDING,
+    GATED,
+    Family,
+    Setting,
+    Tensor,
+)
 from edgellm_converters.architectures.gemma3 import (
-    GEMMA_ATTENTION,
     GEMMA_FINAL_NORM,
     attention_scalar,
     layer_types,
@@ -59,7 +65,7 @@ GEMMA = Family(
     model_type="gemma",
     ends=(EMBEDDING, GEMMA_FINAL_NORM),
     layer=(
-        *GEMMA_ATTENTION,
+        *ATTENTION,
         *GATED,
         Tensor("attn_norm", "input_layernorm", "hidden", Transform.PLUS_ONE),
         Tensor("ffn_norm", "post_attention_layernorm", "hidden", Transform.PLUS_ONE),
@@ -84,7 +90,7 @@ GEMMA2 = Family(
     model_type="gemma2",
     ends=(EMBEDDING, GEMMA_FINAL_NORM),
     layer=(
-        *GEMMA_ATTENTION,
+        *ATTENTION,
         *GATED,
         Tensor("attn_norm", "input_layernorm", "hidden", Transform.PLUS_ONE),
         Tensor("post_attention_norm", "post_attention_layernorm", "hidden", Transform.PLUS_ONE),

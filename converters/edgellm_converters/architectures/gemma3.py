@@ -11,6 +11,7 @@ from typing import Any
 from edgellm_converters.architectures.base import U32, Decoder, Keys, Sizes, Transform
 from edgellm_converters.architectures.checks import local_theta, period, stored_period
 from edgellm_converters.architectures.family import (
+    ATTENTION,
     EMBEDDING,
     GATED,
     HEAD,
@@ -23,7 +24,6 @@ from edgellm_converters.errors import UnsupportedError
 
 __all__ = [
     "GEMMA3",
-    "GEMMA_ATTENTION",
     "GEMMA_FINAL_NORM",
     "LOCAL_THETA",
     "PATTERN",
@@ -39,12 +39,6 @@ PATTERN = 6
 QUERY_SCALAR = 256.0
 LAYERS_OF_27B = 62  # the one size whose attention scale is not that of its head
 
-GEMMA_ATTENTION = (
-    Tensor("attn_q", "self_attn.q_proj", "query hidden"),
-    Tensor("attn_k", "self_attn.k_proj", "key hidden"),
-    Tensor("attn_v", "self_attn.v_proj", "key hidden"),
-    Tensor("attn_output", "self_attn.o_proj", "hidden query"),
-)
 GEMMA_FINAL_NORM = Tensor("output_norm", "model.norm", "hidden", Transform.PLUS_ONE)
 
 WINDOWS = (
@@ -117,7 +111,7 @@ GEMMA3 = Family(
     model_type="gemma3_text",
     ends=(EMBEDDING, GEMMA_FINAL_NORM, HEAD),
     layer=(
-        *GEMMA_ATTENTION,
+        *ATTENTION,
         *GATED,
         Tensor("attn_q_norm", "self_attn.q_norm", "head", Transform.PLUS_ONE),
         Tensor("attn_k_norm", "self_attn.k_norm", "head", Transform.PLUS_ONE),

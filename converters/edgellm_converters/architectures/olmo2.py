@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgellm_converters.architectures.checks import refuse_window
 from edgellm_converters.architectures.common import Norm
 from edgellm_converters.architectures.family import (
+    ATTENTION,
     EMBEDDING,
     FINAL_NORM,
     GATED,
@@ -21,10 +22,7 @@ OLMO2 = Family(
     model_type="olmo2",
     ends=(EMBEDDING, FINAL_NORM, HEAD),
     layer=(
-        Tensor("attn_q", "self_attn.q_proj", "query hidden"),
-        Tensor("attn_k", "self_attn.k_proj", "key hidden"),
-        Tensor("attn_v", "self_attn.v_proj", "key hidden"),
-        Tensor("attn_output", "self_attn.o_proj", "hidden query"),
+        *ATTENTION,
         Tensor("attn_q_norm", "self_attn.q_norm", "query"),
         Tensor("attn_k_norm", "self_attn.k_norm", "key"),
         Tensor("post_attention_norm", "post_attention_layernorm", "hidden"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from edgellm_converters.architectures.checks import refuse_window
 from edgellm_converters.architectures.family import (
+    ATTENTION,
     EMBEDDING,
     FINAL_NORM,
     GATED,
@@ -49,10 +50,7 @@ QWEN3 = Family(
     model_type="qwen3",
     ends=(EMBEDDING, FINAL_NORM, HEAD),
     layer=(
-        Tensor("attn_q", "self_attn.q_proj", "query hidden"),
-        Tensor("attn_k", "self_attn.k_proj", "key hidden"),
-        Tensor("attn_v", "self_attn.v_proj", "key hidden"),
-        Tensor("attn_output", "self_attn.o_proj", "hidden query"),
+        *ATTENTION,
         Tensor("attn_q_norm", "self_attn.q_norm", "head"),
         Tensor("attn_k_norm", "self_attn.k_norm", "head"),
         *GATED,

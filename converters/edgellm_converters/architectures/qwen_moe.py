@@ -13,6 +13,7 @@ from edgellm_converters.architectures.checks import refuse_window
 from edgellm_converters.architectures.common import Norm
 from edgellm_converters.architectures.experts import EXPERTS, counts, needs_norm
 from edgellm_converters.architectures.family import (
+    ATTENTION,
     EMBEDDING,
     FINAL_NORM,
     HEAD,
@@ -96,10 +97,7 @@ QWEN3_MOE = Family(
     model_type="qwen3_moe",
     ends=(EMBEDDING, FINAL_NORM, HEAD),
     layer=(
-        Tensor("attn_q", "self_attn.q_proj", "query hidden"),
-        Tensor("attn_k", "self_attn.k_proj", "key hidden"),
-        Tensor("attn_v", "self_attn.v_proj", "key hidden"),
-        Tensor("attn_output", "self_attn.o_proj", "hidden query"),
+        *ATTENTION,
         Tensor("attn_q_norm", "self_attn.q_norm", "head"),
         Tensor("attn_k_norm", "self_attn.k_norm", "head"),
         _ROUTER,
@@ -129,10 +127,7 @@ OLMOE = Family(
     model_type="olmoe",
     ends=(EMBEDDING, FINAL_NORM, HEAD),
     layer=(
-        Tensor("attn_q", "self_attn.q_proj", "query hidden"),
-        Tensor("attn_k", "self_attn.k_proj", "key hidden"),
-        Tensor("attn_v", "self_attn.v_proj", "key hidden"),
-        Tensor("attn_output", "self_attn.o_proj", "hidden query"),
+        *ATTENTION,
         Tensor("attn_q_norm", "self_attn.q_norm", "query"),
         Tensor("attn_k_norm", "self_attn.k_norm", "key"),
         _ROUTER,

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 from edgellm_converters.architectures.base import Decoder, Place, Side, TensorRule, Transform
 
 __all__ = [
+    "ATTENTION",
     "EMBEDDING",
     "FINAL_NORM",
     "GATED",
@@ -263,6 +264,12 @@ def _shape(words: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
 EMBEDDING = Tensor("token_embd", "model.embed_tokens", "vocabulary hidden")
 FINAL_NORM = Tensor("output_norm", "model.norm", "hidden")
 HEAD = Tensor("output", "lm_head", "vocabulary hidden", when="!tied")
+ATTENTION = (
+    Tensor("attn_q", "self_attn.q_proj", "query hidden"),
+    Tensor("attn_k", "self_attn.k_proj", "key hidden"),
+    Tensor("attn_v", "self_attn.v_proj", "key hidden"),
+    Tensor("attn_output", "self_attn.o_proj", "hidden query"),
+)
 GATED = (
     Tensor("ffn_gate", "mlp.gate_proj", "feed hidden"),
     Tensor("ffn_up", "mlp.up_proj", "feed hidden"),
