@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import threading
 import time
 
 import pytest
+from tokenizers import Tokenizer
 
 import tiny
 from edgellm.api.convert import convert
@@ -78,6 +80,18 @@ def test_tokenize_adds_nothing_and_refuses_lone_surrogates(model):
     assert model.tokenize("م", special=False) == [byte_token(0xD9), byte_token(0x85)]
     with pytest.raises(UsageError, match="UTF-8"):
         model.tokenize("\udcff", special=False)
+
+
+def test_texts_are_composed_where_the_model_does(backend, tmp_path):
+    folder = tiny.MODELS["qwen2"](tmp_path / "qwen2")
+    file = folder / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"normalizer": {"type": "NFC"}}))
+    convert(folder, tmp_path / "x.gguf", dtype="f32")
+    wanted = Tokenizer.from_file(str(file))
+    model = backend.load(tmp_path / "x.gguf", OPTIONS, never)
+    for text in ("\u0627\u0653ب", "e\u0301tait", "the cat"):  # alef and madda, e and acute
+        assert model.tokenize(text, special=False) == wanted.encode(text).ids
+    model.close()
 
 
 def test_greedy_text_byte_by_byte_to_the_end(model, context):

@@ -47,7 +47,10 @@ def _byte_level(parts: Parts, merges: Sequence[Pair]) -> Vocabulary:
     normalizer = tokenizer.get("normalizer")
     kind = normalizer.get("type") if isinstance(normalizer, dict) else None
     if kind == "NFC":
-        parts.notes.append("the NFC normalizer is left out: llama.cpp tokenizes text as it comes")
+        parts.notes.append(
+            "the NFC normalizer is left out: llama.cpp tokenizes text as it comes (edgellm "
+            "composes it before)"
+        )
     elif kind is not None:
         raise UnsupportedError(f"{path}: llama.cpp has no normalizer {kind!r:.80} for this BPE")
     for left, right in merges:

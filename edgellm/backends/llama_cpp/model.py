@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ UNKNOWN = 1 << 0
 NO_VOCABULARY = 0  # llama_vocab_type
 # Architectures whose tokens see those after them, though no key says so.
 ENCODERS = ("gemma-embedding",)
+COMPOSING = frozenset({"qwen2"})  # pre-tokenizers of models that compose their texts (NFC)
 METADATA_LIMIT = 4096  # bytes of one metadata value that is read here
 
 
@@ -60,6 +62,9 @@ class LlamaCppModel:
             self.close()
             raise
         self.vocab = native.llama_model_get_vocab(self.handle)
+        # llama.cpp leaves the normalizer of such models out; a Persian text may hold letters in two
+        # characters that the model knows as one.
+        self._composes = self.metadata("tokenizer.ggml.pre") in COMPOSING
 
     def _refuse_other_kinds(self) -> None:
         """Refuse models that hold no decoder for text: sampling from them would abort."""
@@ -128,6 +133,8 @@ class LlamaCppModel:
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Give the tokens of a text; see `edgellm.backends.base.Model.tokenize`."""
+        if self._composes:
+            text = unicodedata.normalize("NFC", text)
         try:
             raw = text.encode("utf-8")
         except UnicodeEncodeError as error:
