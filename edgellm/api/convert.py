@@ -94,7 +94,10 @@ def convert(
             hint="choose f32, f16 or bf16, or write GGUF: -o NAME.gguf",
         )
     if recipe is not None and dtype != "auto":
-        raise UsageError(f"dtype {dtype} and a quantization type exclude each other")
+        raise UsageError(
+            f"dtype {dtype} and quantizing to GGUF exclude each other",
+            hint="leave the dtype out: the type says what every tensor gets",
+        )
     if kind == "mlx" and dtype == "q8_0":
         raise UsageError("q8_0 is a type of GGUF", hint="for MLX: --bits 8")
     if group_size is not None and (kind != "mlx" or not quantizes):
@@ -173,7 +176,11 @@ def pick_mlx(bits: int | None, type_name: str | None, group_size: int | None) ->
     if (bits is None) == (type_name is None):
         raise UsageError("give either a number of bits or a type", hint="for example: --bits 4")
     if type_name is not None:
-        if type_name.lower() != "mxfp4" or group_size not in (None, 32):
+        if type_name.lower() == "mxfp4" and group_size not in (None, 32):
+            raise UsageError(
+                f"mxfp4 has groups of 32, not of {group_size}", hint="leave the group size out"
+            )
+        if type_name.lower() != "mxfp4":
             raise UsageError(
                 f"{type_name} is no type of MLX",
                 hint="for MLX: --bits with --group-size, or --type mxfp4",

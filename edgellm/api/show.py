@@ -102,7 +102,7 @@ def show(reference: str | None = None, *, context: int | None = None) -> ModelDe
     """Describe a model given by path, name in the store, or folder; None is the default model.
 
     Args:
-        reference: as in `edgellm.models.resolve`; a Hugging Face folder will do too.
+        reference: as in `edgellm.models.resolve`; a folder of Hugging Face or MLX will do too.
         context: tokens for which memory is estimated; by default what the model was trained on,
             at most 4096.
 
@@ -196,13 +196,11 @@ def _describe_folder(folder: Path, context: int | None) -> ModelDetails:
     from edgellm_converters.architectures.values import Values
     from edgellm_converters.checkpoints.mlx import MLXTensors, is_mlx
     from edgellm_converters.checkpoints.safetensors import SafetensorsCheckpoint
-    from edgellm_converters.errors import SourceNotFoundError
 
     if not (folder / "config.json").exists():
-        raise SourceNotFoundError(
-            f"{folder}: there is no config.json in this folder",
-            hint="give a GGUF file, or a Hugging Face folder (config.json and safetensors)",
-        )
+        from edgellm_converters.sources.folder import missing_config
+
+        raise missing_config(folder)
     config = _read_object(folder / "config.json")
     checkpoint = SafetensorsCheckpoint.open(folder)
     values = Values(folder / "config.json", config)

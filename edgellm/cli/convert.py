@@ -22,9 +22,9 @@ SHOWN_FALLBACKS = 3
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def quantization_options(function: F) -> F:
+def quantization_options(type_help: str) -> Callable[[F], F]:
     """Add what `convert` and `quantize` share: the type, what may be replaced, threads, --json."""
-    for decorate in (
+    options = (
         json_option,
         option("-t", "--threads", type=click.IntRange(1), help="Cores to use.  [default: all]"),
         option("--force", is_flag=True, help="Replace the output if it exists."),
@@ -43,14 +43,19 @@ def quantization_options(function: F) -> F:
             "type_name",
             envvar="EDGELLM_TYPE",
             metavar="NAME",
-            help="Quantize to this type, such as Q4_K_M or IQ4_XS.",
+            help=type_help,
         ),
         option(
             "--bits", type=click.IntRange(2, 8), help="Quantize to about so many bits a weight."
         ),
-    ):
-        function = decorate(function)
-    return function
+    )
+
+    def add(function: F) -> F:
+        for decorate in options:
+            function = decorate(function)
+        return function
+
+    return add
 
 
 @click.command("convert")
@@ -73,12 +78,13 @@ def quantization_options(function: F) -> F:
     type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"], case_sensitive=False),
     default="auto",
     show_default=True,
-    help="How to store the weights; auto keeps them as they are.",
+    help="How to store the weights; auto keeps them as they are. q8_0 is for GGUF. With --bits or "
+    "--type for MLX, it is the type of what is not quantized.",
 )
 @option(
     "--group-size",
     type=click.Choice(["32", "64", "128"]),
-    help="For MLX: how many weights share a scale.  [default: 64]",
+    help="For MLX with --bits: how many weights share a scale.  [default: 64]",
 )
 @option(
     "--lora",
@@ -91,7 +97,9 @@ def quantization_options(function: F) -> F:
     metavar="MODEL",
     help="The model that SOURCE belongs to, where SOURCE is an adapter.",
 )
-@quantization_options
+@quantization_options(
+    "Quantize to this type: for GGUF one of llama.cpp's, such as Q4_K_M or IQ4_XS; for MLX mxfp4."
+)
 def command(
     source: str,
     output: Path,
@@ -113,13 +121,16 @@ def command(
     """Convert between Hugging Face folders, GGUF files and MLX folders.
 
     SOURCE is a folder with config.json, safetensors and tokenizer.json, an MLX folder, a GGUF file
-    (any part of a split one), or a name in the store. Quantized tensors are taken over between GGUF
-    and MLX as they are where the formats allow it, and the summary says where they do not; a
-    Hugging Face folder gets the values that the quantized ones stand for. So does GGUF from a
-    folder in 8-bit floats, GPTQ or AWQ.
+    (any part of a split one), a name in the store, or the folder of a LoRA adapter. Quantized
+    tensors are taken over between GGUF and MLX as they are where the formats allow it, and the
+    summary says where they do not; a Hugging Face folder gets the values that the quantized ones
+    stand for. So does GGUF from a folder in 8-bit floats, GPTQ or AWQ.
+
+    --bits and --type quantize for GGUF and MLX; MLX has 2, 3, 4, 5, 6 and 8 bits. The summary lists
+    tensors whose rows do not divide and therefore got another type.
 
     A LoRA adapter, the folder that PEFT or mlx-lm trained, is converted for llama.cpp (GGUF) or
-    mlx-lm with --base, or merged into the float weights of a model with --lora.
+    mlx-lm with --base, in a float type, or merged into the float weights of a model with --lora.
 
     \b
     edgellm convert ./my-finetune -o mine.gguf

@@ -14,9 +14,13 @@ __all__ = ["command"]
 
 
 def file_path(_ctx: click.Context, _param: click.Parameter, value: str) -> Path:
-    """Refuse a path that can only be a folder's: pathlib would drop the slash."""
+    """Refuse a name that means a folder; pathlib would drop a slash at its end."""
     if value.endswith("/"):
         raise click.BadParameter(f"{value} is a folder; a file is written")
+    if value.lower().endswith((".mlx", "-mlx")):
+        raise click.BadParameter(
+            f"{value} would be an MLX folder; a GGUF file is written (for MLX: edgellm convert)"
+        )
     return Path(value)
 
 
@@ -30,7 +34,7 @@ def file_path(_ctx: click.Context, _param: click.Parameter, value: str) -> Path:
     callback=file_path,
     help="The GGUF file to write.",
 )
-@quantization_options
+@quantization_options("Quantize to this type, such as Q4_K_M or IQ4_XS.")
 def command(
     source: str,
     output: Path,
@@ -45,9 +49,9 @@ def command(
 ) -> None:
     """Quantize a model to a GGUF file, by ggml's own encoders.
 
-    SOURCE is a GGUF file, a Hugging Face folder, or a name in the store. The types are those of
-    llama.cpp's quantizer, and the bytes are the same. Tensors whose rows a type cannot hold get
-    one that can, and are listed.
+    SOURCE is a GGUF file, a Hugging Face or MLX folder, or a name in the store. The types are those
+    of llama.cpp's quantizer, and the bytes are the same. Tensors whose rows a type cannot hold get
+    one that can, and are listed. For MLX there is `edgellm convert --to mlx --bits`.
 
     \b
     edgellm quantize mine.gguf --bits 4 -o mine-q4.gguf

@@ -28,7 +28,7 @@ LONGEST_TEXT = 160
 @click.command("show")
 @click.argument("model", required=False, envvar="EDGELLM_MODEL")
 @option("--tensors", is_flag=True, help="List every tensor with its type and shape.")
-@option("--full", is_flag=True, help="Write long arrays of the metadata in full.")
+@option("--full", is_flag=True, help="Write long values of the metadata in full.")
 @option(
     "--ctx",
     metavar="TOKENS",
@@ -39,9 +39,9 @@ LONGEST_TEXT = 160
 def command(model: str | None, tensors: bool, full: bool, ctx: int | None, as_json: bool) -> None:
     """Show what a model is, and what it needs in memory.
 
-    MODEL is a GGUF file, a name in the store or a Hugging Face folder; without it, EDGELLM_MODEL or
-    the default model. Its metadata, tensors and chat template are listed. Only headers are read.
-    Arrays of more than 16 values are abbreviated; in JSON they become
+    MODEL is a GGUF file, a name in the store, or a Hugging Face or MLX folder; without it,
+    EDGELLM_MODEL or the default model. Its metadata, tensors and chat template are listed. Only
+    headers are read. Arrays of more than 16 values are abbreviated; in JSON they become
     {"length": N, "first": [...]}.
 
     \b
@@ -178,7 +178,10 @@ def _brief(value: object, full: bool) -> str:
         texts = [repr(v) if isinstance(v, str) else _brief(v, full) for v in shown]
         rest = f", ... {value.length} in all" if isinstance(value, _LongArray) else ""
         return f"[{', '.join(texts)}{rest}]"
-    return str(value)
+    text = str(value)
+    if isinstance(value, dict) and len(text) > LONGEST_TEXT and not full:
+        return f"{text[:LONGEST_TEXT]}..."
+    return text
 
 
 def _line(text: str) -> str:

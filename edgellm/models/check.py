@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from edgellm.models.check_parameters import architecture_of, check_parameters
 from edgellm.models.check_vocabulary import TOKENIZERS, check_vocabulary
+from edgellm_converters.checkpoints.gguf_adapter import refuse_adapter
 from edgellm_converters.checkpoints.gguf_header import GGUFHeader, TensorInfo, read_header
 from edgellm_converters.checkpoints.gguf_split import refuse_split
 from edgellm_converters.errors import CorruptFileError, UnsupportedError
@@ -47,13 +48,14 @@ def check_model_file(path: Path) -> GGUFHeader:
     Raises:
         SourceNotFoundError: there is no such file.
         CorruptFileError: the file is malformed or hostile; one sentence says where.
-        UnsupportedError: it is in order, but a part of a split model, or of a tokenizer or tensor
-            type that llama.cpp cannot be trusted with.
+        UnsupportedError: it is in order, but an adapter, a part of a split model, or of a tokenizer
+            or tensor type that llama.cpp cannot be trusted with.
     """
     header = _inspect(path, strict=True)
     architecture = architecture_of(header)
     if architecture is None:
         _fail(header, "there is no general.architecture")
+    refuse_adapter(header)
     refuse_split(header)
     for suffix in REQUIRED:
         if f"{architecture}.{suffix}" not in header.metadata:

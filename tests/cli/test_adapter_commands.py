@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,10 +82,10 @@ def test_merging(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["lora/", "-o", "x.gguf", "--base", "hf/", "--dtype", "q8_0"], 2, ["float type"]),
         (["lora/", "-o", "x.gguf", "--base", "hf/", "--lora", "lora"], 2, ["alone"]),
         (["lora/", "-o", "x.gguf", "--base", "nowhere/at/all"], 3, ["nowhere/at/all"]),
-        (["lora/", "-o", "x.gguf", "--base", "lora/"], 3, ["config.json"]),
+        (["lora/", "-o", "x.gguf", "--base", "lora/"], 3, ["config.json", "a LoRA adapter"]),
         (["lora/", "-o", "lora", "--base", "hf/", "--to", "mlx"], 1, ["source"]),
         (["hf/", "-o", "x.gguf", "--base", "hf/"], 2, ["goes with an adapter"]),
-        (["hf/", "-o", "x.gguf", "--lora", "nowhere"], 3, ["nowhere", "adapter_config.json"]),
+        (["hf/", "-o", "x.gguf", "--lora", "nowhere"], 3, ["nowhere", "no such folder"]),
         (["hf/", "-o", "x.gguf", "--lora", "base.gguf"], 3, ["base.gguf", "is a file"]),
         (["hf/", "-o", "x.gguf", "--lora", "hf"], 3, ["adapter_config.json"]),
         (["hf/", "-o", "x.gguf", "--lora-scale", "2"], 2, ["--lora ADAPTER"]),
@@ -106,6 +108,46 @@ def test_wrong_commands(
     assert all(word in err for word in words), err
     assert "Traceback" not in err
     assert sorted(places.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["run", "./lora.gguf", "hello"],
+        ["convert", "lora.gguf", "-o", "x"],
+        ["convert", "lora.gguf", "-o", "x.gguf"],
+        ["quantize", "lora.gguf", "--bits", "4", "-o", "x.gguf"],
+        ["convert", "lora/", "-o", "x.gguf", "--base", "lora.gguf"],
+    ],
+)
+def test_an_adapter_in_the_place_of_a_model(
+    args: list[str],
+    places: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))  # `run` reads it
+    assert run(["convert", "lora/", "-o", "lora.gguf", "--base", "hf/"]) == 0
+    capsys.readouterr()
+    before = sorted(places.iterdir())
+    assert run(args) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "lora.gguf: this is a LoRA adapter, not a model" in err
+    assert "--lora FOLDER" in err
+    assert sorted(places.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "args", [["show", "./lora"], ["quantize", "./lora", "--bits", "4", "-o", "x.gguf"]]
+)
+def test_the_folder_of_an_adapter_in_the_place_of_a_model(
+    args: list[str], places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(args) == 3
+    err = capsys.readouterr().err
+    assert "which holds a LoRA adapter" in err
+    assert "edgellm convert MODEL --lora lora -o OUT" in err
 
 
 def test_a_broken_adapter_ends_with_the_code_of_a_corrupt_file(

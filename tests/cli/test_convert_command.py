@@ -109,7 +109,17 @@ def test_from_a_folder_or_from_its_gguf_is_the_same(folder: Path, tmp_path: Path
         (["quantize", ".", "-o", "x.gguf", "--bits", "9"], 2, "9"),
         (["quantize", ".", "-o", "x.gguf", "--type", "Q4_K_X"], 2, "Q4_K_X"),
         (["convert", ".", "-o", "x.gguf", "--dtype", "f16", "--bits", "4"], 2, "exclude"),
+        (["quantize", ".", "-o", "x-mlx", "--bits", "4"], 2, "for MLX: edgellm convert"),
         (["convert", ".", "-o", "x", "--bits", "4"], 2, "holds no quantized"),
+        (["convert", ".", "-o", "x-mlx", "--bits", "7"], 2, "2, 3, 4, 5, 6, 8"),
+        (["convert", ".", "-o", "x-mlx", "--type", "Q4_K_M"], 2, "no type of MLX"),
+        (
+            ["convert", ".", "-o", "x-mlx", "--type", "mxfp4", "--group-size", "64"],
+            2,
+            "mxfp4 has groups of 32, not of 64",
+        ),
+        (["convert", ".", "-o", "x.gguf", "--bits", "4", "--group-size", "32"], 2, "--to mlx"),
+        (["convert", ".", "-o", "x-mlx", "--split-size", "2GB"], 2, "only GGUF is split"),
         (["convert", ".", "-o", "x.gguf", "--to", "hf", "--dtype", "q8_0"], 2, "holds no"),
     ],
 )

@@ -247,6 +247,19 @@ def test_a_damaged_folder_is_one_sentence(
     assert err.startswith(f"edgellm: {folder / name}")
 
 
+def test_a_long_object_is_cut_for_people(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["settings"] = {f"layer {number}": "value" for number in range(50)}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert run(["show", str(folder)]) == 0
+    line = next(line for line in capsys.readouterr().out.split("\n") if "settings" in line)
+    assert line.endswith("...")
+    assert len(line) < 200
+    assert run(["show", str(folder), "--full"]) == 0
+    assert "layer 49" in capsys.readouterr().out
+    assert len(as_json(capsys, str(folder))["metadata"]["settings"]) == 50
+
+
 def test_a_folder_without_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["show", str(tmp_path)]) == 3
     assert "there is no config.json" in capsys.readouterr().err

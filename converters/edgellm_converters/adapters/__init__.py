@@ -29,6 +29,8 @@ def open_adapter(path: Path) -> Adapter:
             f"{path}: this is a file; the folder with {CONFIG} is needed",
             hint=f"give {path.parent}" if (path.parent / CONFIG).exists() else None,
         )
+    if not path.exists():
+        raise SourceNotFoundError(f"{path}: there is no such folder")
     if not (path / CONFIG).exists():
         raise SourceNotFoundError(f"{path}: there is no {CONFIG} in this folder")
     return mlx.open_mlx(path) if (path / mlx.WEIGHTS).exists() else peft.open_peft(path)

@@ -13,6 +13,7 @@ from edgellm_converters.adapters.carry import carry
 from edgellm_converters.adapters.files import CONFIG, Adapter
 from edgellm_converters.adapters.layout import Layout
 from edgellm_converters.architectures.base import F32, TEXT, Keys, Side
+from edgellm_converters.checkpoints.gguf_adapter import ADAPTER, TYPE
 from edgellm_converters.errors import UnsupportedError
 from edgellm_converters.pipeline import Adapted, ConversionResult
 from edgellm_converters.sources.base import check_mlx, provenance
@@ -86,7 +87,7 @@ def _write_gguf(
     """Write the file with the keys that llama.cpp asks for (src/llama-adapter.cpp)."""
     keys: Keys = {
         ARCHITECTURE: (TEXT, model.architecture.name),
-        "general.type": (TEXT, "adapter"),
+        TYPE: (TEXT, ADAPTER),
         "general.name": (TEXT, adapter.path.resolve().name),
         "adapter.type": (TEXT, "lora"),
         "adapter.lora.alpha": (F32, layout.strength),

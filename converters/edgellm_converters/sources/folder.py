@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgellm_converters.adapters import is_adapter
 from edgellm_converters.architectures import Architecture, Decoder, by_hf_name
 from edgellm_converters.architectures.base import TEXT, U32, Keys, Side
 from edgellm_converters.architectures.values import Values
@@ -36,9 +37,25 @@ from edgellm_converters.writers.atomic import COPIED, TEMPLATES
 from edgellm_converters.writers.gguf import Entries, pack
 from edgellm_converters.writers.mlx import quantization_config
 
-__all__ = ["FolderSource"]
+__all__ = ["FolderSource", "missing_config"]
 
 EMBEDDING, HEAD = "token_embd.weight", "lm_head.weight"
+
+
+def missing_config(folder: Path) -> SourceNotFoundError:
+    """Give the error on a folder without config.json, which says what there is instead."""
+    sentence = f"{folder}: there is no config.json in this folder"
+    if is_adapter(folder):
+        return SourceNotFoundError(
+            f"{sentence}, which holds a LoRA adapter",
+            hint=f"merge it into its model: edgellm convert MODEL --lora {folder} -o OUT",
+        )
+    inside_it = sorted(folder.glob("*.gguf"))
+    if inside_it:
+        return SourceNotFoundError(sentence, hint=f"did you mean {inside_it[0]}?")
+    return SourceNotFoundError(
+        sentence, hint="a model folder of Hugging Face or MLX has one, beside its safetensors"
+    )
 
 
 class FolderSource:
@@ -51,13 +68,7 @@ class FolderSource:
         self.files: tuple[Path, ...] = (path,)
         file = path / "config.json"
         if not file.exists():
-            inside_it = sorted(path.glob("*.gguf"))
-            hint = (
-                f"did you mean {inside_it[0]}?"
-                if inside_it
-                else "a Hugging Face model folder has one"
-            )
-            raise SourceNotFoundError(f"{path}: there is no config.json in this folder", hint=hint)
+            raise missing_config(path)
         self._raw_config = read_object(file)
         self._config = Values(file, self._raw_config)
         self._architecture = self._find(file)

@@ -12,6 +12,7 @@ from edgellm_converters.architectures.base import U32, Keys, Side
 from edgellm_converters.architectures.scaling import VECTORS, restore_scaling
 from edgellm_converters.architectures.values import Values
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
+from edgellm_converters.checkpoints.gguf_adapter import refuse_adapter
 from edgellm_converters.checkpoints.gguf_split import (
     ARCHITECTURE,
     SPLIT_COUNT,
@@ -46,11 +47,16 @@ LEFT_OUT = (SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS)
 
 
 class GGUFSource:
-    """A GGUF file."""
+    """A GGUF file.
+
+    Raises:
+        UnsupportedError: it holds an adapter.
+    """
 
     side = Side.GGUF
 
     def __init__(self, checkpoint: GGUFCheckpoint) -> None:
+        refuse_adapter(checkpoint.header)
         self._header = checkpoint.header
         self.path = checkpoint.path
         self.files: tuple[Path, ...] = checkpoint.files
