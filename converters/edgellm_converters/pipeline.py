@@ -20,7 +20,7 @@ from edgellm_converters.architectures.base import TEXT, Side
 from edgellm_converters.checked import CheckedTensors
 from edgellm_converters.errors import ConvertersError, SourceNotFoundError
 from edgellm_converters.sources import Plan, Source, open_source
-from edgellm_converters.streams import Recoder, step_format, stream
+from edgellm_converters.streams import Recoder, quantized_formats, stream
 from edgellm_converters.targets import Choice, Wish, choose_formats
 from edgellm_converters.writers.atomic import (
     atomic_files,
@@ -75,7 +75,7 @@ class Repack:
     """What became of a quantized tensor in another quantized format.
 
     `how` is "exact" (every value is what it was), "near" (up to `error`, the largest difference of
-    a value) or "requantized".
+    a value) or "requantized". Where the tensor has parts in several formats, `source` names all.
     """
 
     tensor: str
@@ -338,13 +338,13 @@ class _Job:
             for slab in stream(tensors, step, recode):
                 writer.write(slab)
                 report(slab.nbytes)
-            before = step_format(tensors, step)
-            if before.is_quantized and fmt.is_quantized and before != fmt:
-                outcome = recode.outcome
-                how = outcome.how or "copied"
-                self.repacks.append(
-                    Repack(step.target, before.name, fmt.name, how, outcome.max_abs_error)
-                )
+            before = quantized_formats(tensors, step)
+            if before and fmt.is_quantized and before != [fmt]:
+                how, error = recode.outcome.how or "copied", recode.outcome.max_abs_error
+                # What had to be decoded on its way to an encoder came to it as plain numbers.
+                how = "requantized" if how == "encoded" else how
+                names = ", ".join(each.name for each in before)
+                self.repacks.append(Repack(step.target, names, fmt.name, how, error))
         self.notes = tensors.notes
 
     def _result(

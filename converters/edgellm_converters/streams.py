@@ -26,6 +26,7 @@ __all__ = [
     "HuggingFaceTensors",
     "Recoder",
     "Tensors",
+    "quantized_formats",
     "step_format",
     "stream",
 ]
@@ -162,6 +163,12 @@ def step_format(tensors: Tensors, step: Step) -> Format:
     if len(found) > 1 or (first.is_quantized and not step.moves_rows):
         return FORMATS["F32"]
     return first
+
+
+def quantized_formats(tensors: Tensors, step: Step) -> list[Format]:
+    """Give the quantized formats that a step's pieces are stored in, each once, by name."""
+    found = {tensors.format(piece.source) for piece in step.pieces}
+    return sorted((fmt for fmt in found if fmt.is_quantized), key=lambda fmt: fmt.name)
 
 
 @dataclass(slots=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgellm_converters.architectures.base import Side
 from edgellm_converters.errors import RequantizeError
-from edgellm_converters.streams import step_format
+from edgellm_converters.streams import quantized_formats, step_format
 from edgellm_quant.errors import ImportanceRequiredError
 from edgellm_quant.facts import is_quantizable
 from edgellm_quant.formats import FORMATS, BlockFormat, Format, MLXFormat
@@ -103,7 +102,7 @@ def _for_gguf(source: Source, plan: Plan, wish: Wish) -> Choice:
     chosen = choose_types(name, facts, plan.facts)
     formats = [choice.format for choice in chosen]
     if not wish.requantize:
-        _refuse_requantizing(source.path, plan, present, formats)
+        _refuse_requantizing(source, plan, formats)
     needing = needs_importance(name, facts, chosen, plan.architecture)
     if needing:
         raise ImportanceRequiredError(
@@ -141,11 +140,13 @@ def _for_mlx(source: Source, plan: Plan, wish: Wish) -> Choice:
     All that is dense has one float type: MLX computes in the widest that it meets.
     """
     present = [step_format(source.tensors, step) for step in plan.steps]
-    dense = _dense_type(plan, present, wish.dtype)
+    dense = _dense_type(source, plan, present, wish.dtype)
     if wish.mlx is None:
         formats = [
             _in_mlx(source, step, fmt, dense) for step, fmt in zip(plan.steps, present, strict=True)
         ]
+        if wish.dtype != "auto":
+            formats = [_with_scales(fmt, dense) for fmt in formats]
         return Choice(formats, dense=dense)
     facts = [
         TensorFacts(step.gguf, step.shape, fmt.name)
@@ -154,7 +155,7 @@ def _for_mlx(source: Source, plan: Plan, wish: Wish) -> Choice:
     chosen = choose_mlx_types(wish.mlx, facts, plan.architecture, dense)
     formats = [choice.format for choice in chosen]
     if not wish.requantize:
-        _refuse_requantizing(source.path, plan, present, formats)
+        _refuse_requantizing(source, plan, formats)
     fallbacks = [
         (step.target, choice.wanted.name, choice.format.name, choice.reason)
         for step, choice in zip(plan.steps, chosen, strict=True)
@@ -176,23 +177,35 @@ def _in_mlx(source: Source, step: Step, fmt: Format, dense: str) -> Format:
     """Give the format of MLX that holds the values of another, exactly if there is one."""
     if isinstance(fmt, MLXFormat):
         return fmt
-    quantized = any(source.tensors.format(piece.source).is_quantized for piece in step.pieces)
-    if not quantized or len(step.shape) == 1:
+    if not quantized_formats(source.tensors, step) or len(step.shape) == 1:
         return FORMATS[dense]
     found = best_target(fmt, dense)
     return MLXFormat("affine", 8, 32, dense) if found is None else found[0]
 
 
-def _dense_type(plan: Plan, present: Sequence[Format], dtype: str) -> str:
-    """Give the type that most values of matrices have, float16 if all of them are quantized."""
+def _with_scales(fmt: Format, dense: str) -> Format:
+    """Give an affine format of MLX with scales of a type; any other as it is."""
+    return replace(fmt, scale=dense) if isinstance(fmt, MLXFormat) and fmt.has_biases else fmt
+
+
+def _dense_type(source: Source, plan: Plan, present: Sequence[Format], dtype: str) -> str:
+    """Give the type that most values of matrices have, those of MLX by their scales.
+
+    Where neither tells, an MLX folder has that of its vectors, and the rest float16: the vectors of
+    GGUF are float32 whatever the model was.
+    """
     if dtype != "auto":
         return dtype.upper()
+    kinds = [fmt.scale if isinstance(fmt, MLXFormat) else fmt.name for fmt in present]
     sizes = _sizes(
-        (TensorFacts(step.gguf, step.shape, fmt.name), fmt)
-        for step, fmt in zip(plan.steps, present, strict=True)
-        if fmt.name in DENSE
+        (TensorFacts(step.gguf, step.shape, kind), FORMATS[kind])
+        for step, kind in zip(plan.steps, kinds, strict=True)
+        if kind in DENSE
     )
-    return sizes.most_common(1)[0][0] if sizes else "F16"
+    if sizes:
+        return sizes.most_common(1)[0][0]
+    vectors = (kind for kind in kinds if kind in DENSE)
+    return next(vectors, "F16") if source.side is Side.MLX else "F16"
 
 
 def _file_type(facts: Sequence[TensorFacts], formats: Sequence[BlockFormat]) -> int:
@@ -213,17 +226,19 @@ def _sizes(tensors: Iterable[tuple[TensorFacts, Format]]) -> Counter[str]:
     return sizes
 
 
-def _refuse_requantizing(
-    path: Path, plan: Plan, present: Sequence[Format], formats: Sequence[Format]
-) -> None:
+def _refuse_requantizing(source: Source, plan: Plan, formats: Sequence[Format]) -> None:
     again = [
-        (step.source, old.name)
-        for step, old, new in zip(plan.steps, present, formats, strict=True)
-        if old.is_quantized and new.is_quantized and old != new
+        (step, old[0])
+        for step, new in zip(plan.steps, formats, strict=True)
+        if (old := quantized_formats(source.tensors, step)) and new.is_quantized and old != [new]
     ]
     if again:
+        step, stored = again[0]
+        name = next(
+            piece.source for piece in step.pieces if source.tensors.format(piece.source) == stored
+        )
         raise RequantizeError(
-            f"{path}: {len(again)} tensors are quantized already ({again[0][0]} is {again[0][1]}); "
+            f"{source.path}: {len(again)} tensors are quantized already ({name} is {stored.name}); "
             "a second time loses more than one from the original would",
             hint="quantize the original weights, or insist: --requantize",
         )

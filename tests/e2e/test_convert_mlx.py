@@ -193,6 +193,51 @@ def test_a_folder_of_mlx_becomes_the_values_that_it_stands_for(tmp_path: Path) -
     assert "quantization_config" not in config
 
 
+@pytest.mark.parametrize("mode", ["affine", "mxfp4"])
+def test_a_copy_keeps_the_float_type_of_the_folder(mode: str, tmp_path: Path) -> None:
+    folder = tiny.llama(tmp_path / "hf", dtype="BF16")
+    convert(folder, tmp_path / "x-mlx", mlx=MLXRecipe(4, 32, mode))
+    convert(tmp_path / "x-mlx", tmp_path / "y-mlx")
+    first, second = (raw(tmp_path / each)[0] for each in ("x-mlx", "y-mlx"))
+    assert {name: array.dtype for name, array in first.items()} == {
+        name: array.dtype for name, array in second.items()
+    }
+    assert all(np.array_equal(array, second[name]) for name, array in first.items())
+
+
+def test_a_dtype_that_is_asked_for_is_that_of_scales_too(tmp_path: Path) -> None:
+    convert(tiny.llama(tmp_path / "hf"), tmp_path / "x-mlx", mlx=MLXRecipe(4, 32))
+    result = convert(tmp_path / "x-mlx", tmp_path / "y-mlx", dtype="f16")
+    tensors, _ = raw(tmp_path / "y-mlx")
+    assert {str(array.dtype) for array in tensors.values()} == {"uint32", "float16"}
+    assert {repack.how for repack in result.repacks} == {"near"}
+
+
+def test_a_matrix_of_parts_in_several_formats_is_quantized_already(tmp_path: Path) -> None:
+    folder = tiny.MODELS["internlm2"](tmp_path / "hf")
+    convert(folder, tmp_path / "x.gguf", recipe="Q4_K_M")
+    with GGUFCheckpoint(tmp_path / "x.gguf") as gguf:
+        parts = {gguf.info(f"blk.1.attn_{part}.weight").format.name for part in "qkv"}
+    assert parts == {"Q5_0", "Q8_0"}
+    with pytest.raises(errors.RequantizeError, match="12 tensors"):
+        convert(tmp_path / "x.gguf", tmp_path / "x-mlx", mlx=MLXRecipe(4, 32))
+    result = convert(tmp_path / "x.gguf", tmp_path / "x-mlx")
+    repacks = {repack.tensor: repack for repack in result.repacks}
+    mixed = repacks["model.layers.1.attention.wqkv.weight"]
+    assert (mixed.source, mixed.used, mixed.how) == ("Q5_0, Q8_0", "MLX8G32", "exact")
+
+
+def test_a_module_with_settings_of_its_own_is_affine_unless_it_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "x-mlx"
+    convert(tiny.llama(tmp_path / "hf"), folder, mlx=MLXRecipe(mode="mxfp4"))
+    convert(folder, tmp_path / "one.gguf")
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization"]["lm_head"]["mode"]
+    (folder / "config.json").write_text(json.dumps(config))
+    convert(folder, tmp_path / "two.gguf")
+    assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "two.gguf").read_bytes()
+
+
 # -- damaged folders ------------------------------------------------------------------------------
 
 
@@ -242,6 +287,23 @@ def shaped(name: str, **changes: object) -> Callable[[Path], None]:
     return header(change)
 
 
+def scalar(folder: Path) -> None:
+    """Put a number and its scale in front of all tensors."""
+
+    def change(table: dict[str, Any]) -> None:
+        for info in table.values():
+            if "data_offsets" in info:
+                info["data_offsets"] = [at + 8 for at in info["data_offsets"]]
+        table["x.weight"] = {"dtype": "U32", "shape": [], "data_offsets": [0, 4]}
+        table["x.scales"] = {"dtype": "F32", "shape": [], "data_offsets": [4, 8]}
+
+    header(change)(folder)
+    file = folder / "model.safetensors"
+    data = file.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    file.write_bytes(data[:start] + bytes(8) + data[start:])
+
+
 def no_quantization(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     del config["quantization"]
@@ -264,6 +326,11 @@ DAMAGED: dict[str, tuple[Callable[[Path], None], type[errors.ConvertersError], s
         shaped(f"{UP}.biases", dtype="U32"),
         errors.ConfigError,
         f"{UP}.biases is U32",
+    ),
+    "a weight without dimensions": (
+        scalar,
+        errors.ConfigError,
+        "x.weight is U32 [], which",
     ),
     "bits that are not those of the codes": (setting(bits=8), errors.ConfigError, "codes ask for"),
     "bits that there are not": (setting(bits=7), errors.UnsupportedError, "of 7 bits"),

@@ -53,8 +53,7 @@ class MLXTensors:
             shape = tensor.shape
             if end == "weight" and f"{module}.scales" in checkpoint.tensors:
                 fmt = self._quantized(module, quantization)
-                shape = (*shape[:-1], shape[-1] * 32 // fmt.bits)
-                self._check(module, shape, fmt)
+                shape = self._check(module, fmt)
                 self._formats[name] = fmt
             elif tensor.dtype in ("F32", "F16", "BF16"):
                 self._formats[name] = FORMATS[tensor.dtype]
@@ -93,14 +92,17 @@ class MLXTensors:
         return join_rows(words, scales, biases, fmt, self.shapes[name][-1])
 
     def _quantized(self, module: str, quantization: Values | None) -> MLXFormat:
-        """Read how a module is quantized: its own settings, else those for all."""
+        """Read how a module is quantized: its own settings, else those for all.
+
+        As in mlx, the mode of own settings is "affine" unless they name it, whatever that for all
+        is (mlx's `nn.quantize` hands them to `to_quantized`).
+        """
         if quantization is None:
             raise ConfigError(
                 f"{self.path}: {module}.scales belong to a quantized tensor, but config.json has "
                 f"no {_KEY}"
             )
-        own = quantization.section(module) if module in quantization else None
-        settings = own or quantization
+        settings = quantization.section(module) or quantization
         scales = self._checkpoint.tensors[f"{module}.scales"]
         if scales.dtype not in _SCALES:
             raise UnsupportedError(
@@ -108,7 +110,7 @@ class MLXTensors:
             )
         try:
             return MLXFormat(
-                settings.text("mode", quantization.text("mode", "affine")),
+                settings.text("mode", "affine"),
                 settings.integer("bits"),
                 settings.integer("group_size"),
                 scales.dtype,
@@ -116,16 +118,18 @@ class MLXTensors:
         except UnknownTypeError as error:
             raise UnsupportedError(f"{self.path}: {module}: {error}", hint=error.hint) from None
 
-    def _check(self, module: str, shape: tuple[int, ...], fmt: MLXFormat) -> None:
-        """Refuse codes, scales and biases that do not belong together."""
+    def _check(self, module: str, fmt: MLXFormat) -> tuple[int, ...]:
+        """Give the shape of a weight; refuse codes, scales and biases that do not fit together."""
         tensors = self._checkpoint.tensors
         words = tensors[f"{module}.weight"]
-        if words.dtype != "U32" or len(words.shape) < 2 or not fmt.holds(shape[-1]):
+        columns = words.columns * 32 // fmt.bits
+        if words.dtype != "U32" or len(words.shape) < 2 or not fmt.holds(columns):
             raise ConfigError(
                 f"{words.path}: {module}.weight is {words.dtype} {list(words.shape)}, which "
                 f"{fmt.bits} bits in groups of {fmt.group_size} cannot be"
             )
-        wanted = (*shape[:-1], shape[-1] // fmt.group_size)
+        rows = words.shape[:-1]
+        wanted = (*rows, columns // fmt.group_size)
         for end in ("scales", "biases") if fmt.has_biases else ("scales",):
             found = tensors.get(f"{module}.{end}")
             if found is None:
@@ -135,3 +139,4 @@ class MLXTensors:
                     f"{found.path}: {module}.{end} is {found.dtype} {list(found.shape)}, but the "
                     f"codes ask for {fmt.scale} {list(wanted)}"
                 )
+        return (*rows, columns)
