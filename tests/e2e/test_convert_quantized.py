@@ -15,6 +15,8 @@ from edgellm.cli.main import run
 from edgellm_converters import errors, streams
 from edgellm_converters.checkpoints.float8 import FLOAT8
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
+from edgellm_converters.checkpoints.packed import GPTQWeight, Pieces
+from edgellm_converters.checkpoints.safetensors import SafetensorInfo, SafetensorsCheckpoint
 from edgellm_converters.pipeline import convert
 
 UP = "model.layers.0.mlp.up_proj"
@@ -334,6 +336,34 @@ def test_packed_tensors_that_do_not_fit(tmp_path: Path) -> None:
     file.write_bytes(data)
     with pytest.raises(errors.CorruptFileError, match="a group beyond 1"):
         convert(tmp_path / "hf", tmp_path / "x.gguf")
+
+
+def test_groups_of_columns_are_whole_numbers(tmp_path: Path) -> None:
+    quantized.packed(tmp_path / "hf", "gptq", shuffled=True)
+    file = tmp_path / "hf" / "model.safetensors"
+    data = file.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    table = json.loads(data[8 : 8 + size])
+    table[f"{UP}.g_idx"]["dtype"] = "F32"
+    text = json.dumps(table).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    with pytest.raises(errors.UnsupportedError, match="g_idx' is of type F32"):
+        convert(tmp_path / "hf", tmp_path / "x.gguf")
+
+
+def test_rows_that_fill_no_whole_words_of_zero_points_are_refused() -> None:
+    # 12 rows of 4 bits take a word and a half.
+    codes, zeros, scales = (
+        SafetensorInfo(name, dtype, shape, Path("x"), 0, 0)
+        for name, dtype, shape in (
+            ("qweight", "I32", (4, 12)),
+            ("qzeros", "I32", (2, 1)),
+            ("scales", "F16", (2, 12)),
+        )
+    )
+    nothing = SafetensorsCheckpoint({}, {})
+    with pytest.raises(errors.UnsupportedError, match="qzeros"):
+        GPTQWeight(nothing, Pieces(codes, zeros, scales), 4, 16, second_version=True)
 
 
 # -- what is not decoded --------------------------------------------------------------------------

@@ -58,12 +58,14 @@ class _Packed:
         if pieces.scales.dtype not in ("F16", "BF16", "F32"):
             raise _wrong(pieces.scales, f"of type {pieces.scales.dtype}, no float")
         _expect(pieces.scales, (n_groups, rows))
-        _expect(pieces.zeros, (n_groups, rows * bits // 32))
+        _expect(pieces.zeros, (n_groups, -(-rows * bits // 32)))
         for piece in (pieces.codes, pieces.zeros):
             if piece.dtype not in ("I32", "U32"):
                 raise _wrong(piece, f"of type {piece.dtype}, not I32")
         if pieces.groups is not None:
             _expect(pieces.groups, (columns,))
+            if pieces.groups.dtype not in ("I32", "I64"):
+                raise _wrong(pieces.groups, f"of type {pieces.groups.dtype}, not I32 or I64")
         self._n_groups = n_groups
         self._parts: tuple[Words, Floats, Floats, npt.NDArray[Any]] | None = None
 
