@@ -144,6 +144,9 @@ def _lines(details: ModelDetails, *, all_tensors: bool, full: bool) -> list[str]
         "memory": f"{human_bytes(memory.total)} at {memory.context} tokens: weights "
         f"{human_bytes(memory.weights)}, KV cache (f16) {cache}, without compute buffers",
     }
+    number, count = (details.metadata.get(key) for key in ("split.no", "split.count"))
+    if isinstance(number, int) and isinstance(count, int) and count > 1:
+        facts["part"] = f"{number + 1} of {count}; the figures are those of this file alone"
     lines = [f"{name:<16} {_line(text)}" for name, text in facts.items()]
     lines += ["", "metadata"]
     lines += [

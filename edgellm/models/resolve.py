@@ -128,6 +128,8 @@ def _use_of_folder(folder: Path) -> str:
         import shlex
 
         return f"make one from it: edgellm convert {shlex.quote(str(folder))} -o model.gguf"
+    if "adapter_config.json" in names:
+        return "it holds a LoRA adapter: edgellm convert MODEL --lora ADAPTER -o merged.gguf"
     inside = [folder / name for name in names if name.lower().endswith(store.SUFFIX)]
     return f"there is {inside[0]} in it" if inside else "give the path of a GGUF file"
 

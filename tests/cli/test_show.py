@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 
+import tiny
 from edgellm.cli.main import run
 from edgellm.models import store
 
@@ -245,6 +246,24 @@ def test_a_damaged_folder_is_one_sentence(
     err = capsys.readouterr().err
     assert sentence in err
     assert err.startswith(f"edgellm: {folder / name}")
+
+
+def test_a_part_of_a_split_model_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["convert", str(tiny.llama(tmp_path / "hf")), "-o", str(tmp_path / "x.gguf")]
+    assert run([*args, "--split-size", "100kB"]) == 0
+    second = sorted(tmp_path.glob("*.gguf"))[1]
+    capsys.readouterr()
+    assert run(["show", str(second)]) == 0
+    assert "part             2 of " in capsys.readouterr().out
+
+
+def test_a_safetensors_file_is_not_the_model(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["show", str(folder / "model.safetensors")]) == 5
+    assert f"hint: give its folder, {folder}" in capsys.readouterr().err
 
 
 def test_a_long_object_is_cut_for_people(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -174,7 +174,9 @@ class _Reader:
             self._fail("the file is empty", at=0)
         self._need(min(4, self.size))
         if bytes(self.data[:4]) != b"GGUF"[: self.size]:
-            self._fail(f"not a GGUF file: it begins with {bytes(self.data[:4])!r}", at=0)
+            folder = f"give its folder, {self.path.parent}"
+            hint = folder if self.path.suffix == ".safetensors" else None
+            self._fail(f"not a GGUF file: it begins with {bytes(self.data[:4])!r}", at=0, hint=hint)
         self._need(24)
         version, n_tensors, n_pairs = struct.unpack_from("<IQQ", self.data, 4)
         if version not in (2, 3):

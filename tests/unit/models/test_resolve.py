@@ -97,6 +97,12 @@ def test_a_folder_is_no_model_file_unless_it_is_asked_for(here: Path) -> None:
     with pytest.raises(NotFoundError, match="is a folder") as caught:
         resolve("my finetune")
     assert caught.value.hint == "give the path of a GGUF file"
+    (here / "lora").mkdir()
+    (here / "lora" / "adapter_config.json").write_text("{}")
+    with pytest.raises(NotFoundError) as caught:
+        resolve("./lora")
+    assert caught.value.hint is not None
+    assert "a LoRA adapter: edgellm convert MODEL --lora" in caught.value.hint
     (here / "my finetune" / "a.gguf").write_bytes(b"GGUF")
     with pytest.raises(NotFoundError) as caught:
         resolve("my finetune")
