@@ -188,6 +188,8 @@ class FolderSource:
         }
         if plan.target is Side.MLX:
             config = self._for_mlx(config) | quantization_config(plan.steps, choice.formats)
+        elif self.side is Side.MLX:
+            config |= self._from_mlx(config)
         dtype = DTYPE_NAMES[choice.dense]
         config |= {key: dtype for key in ("torch_dtype", "dtype") if key in config}
         templates = sorted((self.path / TEMPLATES).glob("*.jinja"))[:MAX_TEMPLATES]
@@ -204,6 +206,15 @@ class FolderSource:
         written = self._architecture.config(self._decoder)
         found = {key: value for key, value in written.items() if config.get(key) is None}
         return dict(config) | found | self._architecture.mlx_config(self._decoder, [])
+
+    def _from_mlx(self, config: Mapping[str, Any]) -> dict[str, object]:
+        """Give the values for transformers of the keys that are as mlx-lm reads them."""
+        written = self._architecture.config(self._decoder)
+        return {
+            key: written[key]
+            for key, value in self._architecture.mlx_config(self._decoder, []).items()
+            if key in written and key in config and config[key] == value
+        }
 
     def _name(self) -> str:
         given = self._config.raw("_name_or_path")
