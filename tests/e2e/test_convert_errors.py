@@ -292,6 +292,15 @@ def test_an_older_form_of_the_tokenizer_is_named(tmp_path: Path) -> None:
     assert "AutoTokenizer" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("to", ["hf", "mlx"])
+def test_a_folder_without_a_tokenizer_gives_one_and_says_so(to: str, tmp_path: Path) -> None:
+    folder = tiny.llama(tmp_path / "hf")
+    assert convert(folder, tmp_path / "with", to=to).notes == ()
+    (folder / "tokenizer.json").unlink()
+    (note,) = convert(folder, tmp_path / "without", to=to).notes
+    assert "without a tokenizer" in note
+
+
 def test_a_folder_with_sentencepiece_s_own_file_alone(tmp_path: Path) -> None:
     folder = tiny.llama(tmp_path / "hf")
     convert(folder, tmp_path / "x.gguf")

@@ -39,6 +39,15 @@ from edgellm_converters.writers.mlx import quantization_config
 
 __all__ = ["FolderSource", "missing_config"]
 
+# The files that a tokenizer can be made of, each by itself (merges.txt belongs to vocab.json).
+VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+)
 EMBEDDING, HEAD = "token_embd.weight", "lm_head.weight"
 
 
@@ -106,6 +115,10 @@ class FolderSource:
             architecture.mlx_config(decoder, notes)
         if target is Side.GGUF:
             notes += self._notes
+        elif not any((self.path / name).is_file() for name in VOCABULARIES):
+            notes.append(
+                f"the folder is without a tokenizer: the source has none of {', '.join(VOCABULARIES)}"
+            )
         steps = make_plan(
             self.path,
             architecture.rules(decoder),
