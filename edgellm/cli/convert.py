@@ -78,8 +78,8 @@ def quantization_options(type_help: str) -> Callable[[F], F]:
     type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"], case_sensitive=False),
     default="auto",
     show_default=True,
-    help="How to store the weights; auto keeps them as they are. q8_0 is for GGUF. With --bits or "
-    "--type for MLX, it is the type of what is not quantized.",
+    help="How to store the weights; auto keeps them as they are. q8_0 is for GGUF. For MLX "
+    "it is the type of what is not quantized, and quantized tensors stay so.",
 )
 @option(
     "--group-size",

@@ -116,9 +116,8 @@ class FolderSource:
         if target is Side.GGUF:
             notes += self._notes
         elif not any((self.path / name).is_file() for name in VOCABULARIES):
-            notes.append(
-                f"the folder is without a tokenizer: the source has none of {', '.join(VOCABULARIES)}"
-            )
+            known = ", ".join(VOCABULARIES)
+            notes.append(f"the folder is without a tokenizer: the source has none of {known}")
         steps = make_plan(
             self.path,
             architecture.rules(decoder),
