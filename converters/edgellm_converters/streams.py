@@ -149,7 +149,8 @@ class HuggingFaceTensors:
         if name in self._decoded:
             return self._decoded[name].rows(start, stop).view(np.uint8)
         if self._checkpoint.tensors[name].dtype == "F64":
-            return self._checkpoint.load_rows(name, start, stop).view(np.uint8)
+            with np.errstate(over="ignore"):  # infinities are reported later
+                return self._checkpoint.load_rows(name, start, stop).view(np.uint8)
         return self._checkpoint.raw_rows(name, start, stop).view(np.uint8)
 
 

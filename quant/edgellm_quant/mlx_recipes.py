@@ -90,7 +90,7 @@ def _choose(
         return MLXChoice(plain, plain)
     wanted = recipe.format(dense)
     if role_of(tensor.name) is last and wanted.bits < HEAD_BITS:
-        wanted = recipe.format(dense, HEAD_BITS, max(wanted.group_size, 32))
+        wanted = recipe.format(dense, HEAD_BITS, wanted.group_size)
     columns = tensor.columns
     if wanted.holds(columns):
         return MLXChoice(wanted, wanted)

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 import tiny
 from edgellm.models.check import check_model_file
+from edgellm_converters import errors
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
 from edgellm_converters.pipeline import convert
 from llama_model import opened
@@ -135,6 +136,16 @@ def test_without_our_key_the_folder_still_tokenizes_alike(tmp_path: Path) -> Non
         gguf.write_bytes(data.replace(b"edgellm.tokenizer.layout", b"edgellm.tokenizer.ignore"))
         convert(gguf, back)
         assert_same_tokens(folder, gguf, back, TEXTS + random_texts())
+
+
+def test_a_double_beyond_float32_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    folder = tiny.llama(tmp_path / "hf", dtype="F64")
+    file = folder / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-8:] = np.float64(1e300).tobytes()
+    file.write_bytes(data)
+    with pytest.raises(errors.NotFiniteError, match="1 value is NaN or infinite"):
+        convert(folder, tmp_path / "x.gguf")
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F64"])
