@@ -28,10 +28,10 @@ from llama_model import opened  # noqa: E402
 from oracle.mlx_logits import logits  # noqa: E402
 
 TEXT = "Once upon a time there was a little girl who lived near the old bridge in the village."
-# In nats a token, both sides in float32.
-SAME = 1e-6
-# Beside blocks that are taken over as they are, float32 norms of the GGUF file become float16.
-REPACKED = 1e-5
+# In nats a token, both sides in float32; llama.cpp takes Gemma's GELU from a table of float16.
+SAME = 1e-5
+# Some blocks of Q4_K_M are taken over nearly or quantized anew, and norms become float16.
+NEARLY = 1e-3
 
 
 def model(name: str, shared: Path) -> Path:
@@ -87,5 +87,5 @@ def test_every_direction_says_the_same(name: str, shared: Path, tmp_path: Path) 
     result = convert(source, tmp_path / "repacked-mlx", to="mlx")
     repacked = divergence(by_mlx, logits(tmp_path / "repacked-mlx", ids))
     print(f"{name}: llama.cpp and MLX {runtimes:.1e}, repacked {repacked:.1e} nats")
-    assert {repack.how for repack in result.repacks} <= {"exact"}
-    assert repacked < REPACKED
+    exact = all(repack.how == "exact" for repack in result.repacks)
+    assert repacked < (SAME if exact else NEARLY)
