@@ -248,6 +248,8 @@ def _recoded(blocks: Bytes, columns: int, piece: Piece, source: Format, recode: 
 def _vector(tensors: Tensors, piece: Piece, source: Format) -> tuple[Bytes, int]:
     """Read the values of a vector that a piece is about, as one row."""
     row = tensors.rows(piece.source, 0, 1)
+    if not piece.head_dim and tensors.shapes[piece.source] == (piece.rows,):
+        return row, piece.rows  # so that blocks of several values are copied too
     width = source.row_bytes(1)
     values = row.reshape(-1, width)[piece.row : piece.row + piece.rows]
     if piece.head_dim:

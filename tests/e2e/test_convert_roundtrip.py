@@ -6,6 +6,7 @@ import json
 import random
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
@@ -136,6 +137,20 @@ def test_without_our_key_the_folder_still_tokenizes_alike(tmp_path: Path) -> Non
         gguf.write_bytes(data.replace(b"edgellm.tokenizer.layout", b"edgellm.tokenizer.ignore"))
         convert(gguf, back)
         assert_same_tokens(folder, gguf, back, TEXTS + random_texts())
+
+
+def test_a_quantized_vector_is_copied_as_it_is(tmp_path: Path) -> None:
+    blocks = np.arange(68, dtype=np.uint8)
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    writer.add_tensor("v.weight", blocks, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    convert(tmp_path / "x.gguf", tmp_path / "y.gguf")
+    with GGUFCheckpoint(tmp_path / "y.gguf") as checkpoint:
+        assert checkpoint.header.tensors[0].shape == (64,)
+        assert np.array_equal(checkpoint.raw("v.weight").ravel(), blocks)
 
 
 def test_a_double_beyond_float32_is_refused_in_one_sentence(tmp_path: Path) -> None:
