@@ -81,6 +81,17 @@ def place(file: str) -> Callable[[Path], None]:
     return change
 
 
+def linked(name: str) -> Callable[[Path], None]:
+    """Let a file of the folder be a link to one outside of it."""
+
+    def change(folder: Path) -> None:
+        outside = folder.parent / f"outside-{name}"
+        (folder / name).rename(outside)
+        (folder / name).symlink_to(outside)
+
+    return change
+
+
 def link_out(folder: Path) -> None:
     outside = folder.parent / "outside.safetensors"
     (folder / TWO).rename(outside)
@@ -178,6 +189,18 @@ CASES: dict[str, tuple[Callable[[Path], object], int, str, list[str]]] = {
         5,
         "corrupt_file",
         [INDEX, "not safetensors"],
+    ),
+    "a configuration outside": (
+        linked("config.json"),
+        5,
+        "corrupt_file",
+        ["config.json", "leads out of its folder"],
+    ),
+    "a tokenizer outside": (
+        linked("tokenizer.json"),
+        5,
+        "corrupt_file",
+        ["tokenizer.json", "leads out of its folder"],
     ),
     "a link out of the folder": (link_out, 5, "corrupt_file", [TWO, "leads out of its folder"]),
 }

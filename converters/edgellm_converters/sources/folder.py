@@ -78,7 +78,7 @@ class FolderSource:
         file = path / "config.json"
         if not file.exists():
             raise missing_config(path)
-        self._raw_config = read_object(file)
+        self._raw_config = read_object(inside(path, "config.json"))
         self._config = Values(file, self._raw_config)
         self._architecture = self._find(file)
         checkpoint = SafetensorsCheckpoint.open(path)

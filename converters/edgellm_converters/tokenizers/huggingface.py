@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgellm_converters.checkpoints.safetensors import inside
 from edgellm_converters.errors import ConfigError, SourceNotFoundError, UnsupportedError
 from edgellm_converters.jsonfile import MAX_TOKENIZER_BYTES, read_object
 from edgellm_converters.tokenizers.bpe import read_bpe
@@ -89,7 +90,7 @@ def _tokenizer(
     """
     path = folder / "tokenizer.json"
     if path.exists():
-        return path, read_object(path, most=MAX_TOKENIZER_BYTES), None
+        return path, read_object(inside(folder, path.name), most=MAX_TOKENIZER_BYTES), None
     for name in FILES:
         if (older := folder / name).exists():
             model = read_model(older)
