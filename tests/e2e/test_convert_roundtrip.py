@@ -18,6 +18,7 @@ from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
 from edgellm_converters.pipeline import convert
 from llama_model import opened
 from reference_llama import Reference
+from there_and_back import there_and_back
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "transformers"
 TEXTS = [
@@ -52,12 +53,7 @@ def converted(
 ) -> tuple[str, Path, Path, Path]:
     """A tiny checkpoint, the GGUF made of it, and the folder made of that."""
     name = request.param
-    root = tmp_path_factory.mktemp(name)
-    folder = tiny.MODELS[name](root / "hf")
-    gguf, back = root / "model.gguf", root / "back"
-    convert(folder, gguf, dtype="f32")
-    convert(gguf, back)
-    return name, folder, gguf, back
+    return name, *there_and_back(tmp_path_factory.mktemp(name), tiny.MODELS[name])
 
 
 def test_tensors_come_back_bit_for_bit(converted: tuple[str, Path, Path, Path]) -> None:

@@ -31,6 +31,7 @@ from edgellm_converters.errors import (
 )
 from edgellm_converters.pipeline import convert
 from llama_model import opened
+from there_and_back import there_and_back
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "transformers"
 PROMPT = "the cat sat on <s>the  mat"
@@ -45,12 +46,7 @@ def converted(
 ) -> tuple[str, Path, Path, Path]:
     """A tiny checkpoint, the GGUF made of it, and the folder made of that."""
     name = request.param
-    root = tmp_path_factory.mktemp(name)
-    folder = tiny.ENCODERS[name](root / "hf")
-    gguf, back = root / "model.gguf", root / "back"
-    convert(folder, gguf, dtype="f32")
-    convert(gguf, back)
-    return name, folder, gguf, back
+    return name, *there_and_back(tmp_path_factory.mktemp(name), tiny.ENCODERS[name])
 
 
 def cosine(first: Any, second: Any) -> float:
