@@ -220,9 +220,12 @@ def stream(tensors: Tensors, step: Step, recode: Recoder) -> Iterator[npt.NDArra
 
 def _stream(tensors: Tensors, piece: Piece, recode: Recoder) -> Iterator[npt.NDArray[Any]]:
     source = tensors.format(piece.source)
-    if Change.TRANSPOSE in piece.changes or piece.vector:
-        read = _vector if piece.vector else _transposed
-        yield _recoded(*read(tensors, piece, source), piece, source, recode)
+    if piece.vector:
+        yield _recoded(*_vector(tensors, piece, source), piece, source, recode)
+        return
+    if Change.TRANSPOSE in piece.changes:
+        for blocks in _transposed(tensors, piece, source):
+            yield _recoded(blocks, piece.rows, piece, source, recode)
         return
     unit = piece.head_dim or 1
     slab = max(1, SLAB_VALUES // (piece.columns * unit)) * unit
@@ -257,14 +260,16 @@ def _vector(tensors: Tensors, piece: Piece, source: Format) -> tuple[Bytes, int]
     return np.ascontiguousarray(values).reshape(1, -1), piece.rows
 
 
-def _transposed(tensors: Tensors, piece: Piece, source: Format) -> tuple[Bytes, int]:
-    """Read a matrix with rows and columns changed; its columns are the rows that were read."""
+def _transposed(tensors: Tensors, piece: Piece, source: Format) -> Iterator[Bytes]:
+    """Read a matrix whole, and give its columns as rows, a slab of them after the other."""
     blocks = tensors.rows(piece.source, piece.row, piece.row + piece.rows)
     if source.is_quantized:
         blocks = recode_rows(blocks, source, FORMATS["F32"], piece.columns)
-    width = blocks.shape[1] // piece.columns
-    cells = blocks.reshape(piece.rows, piece.columns, width).swapaxes(0, 1)
-    return np.ascontiguousarray(cells).reshape(piece.columns, -1), piece.rows
+    cells = blocks.reshape(piece.rows, piece.columns, -1)
+    slab = max(1, SLAB_VALUES // piece.rows)
+    for start in range(0, piece.columns, slab):
+        part = cells[:, start : start + slab].swapaxes(0, 1)
+        yield np.ascontiguousarray(part).reshape(part.shape[0], -1)
 
 
 def _reorder(blocks: Bytes, piece: Piece) -> Bytes:

@@ -148,6 +148,17 @@ def test_transposed_matrices_and_parts_of_them() -> None:
     assert np.array_equal(run(found, rules, Side.GGUF, Side.HF)["kv"], fused)
 
 
+def test_a_transposed_matrix_comes_in_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgellm_converters.streams.SLAB_VALUES", 8)
+    rule = TensorRule(Place("a", (7, 3)), Place("b", (3, 7)), transform=Transform.TRANSPOSED)
+    values = numbers(3, 7)
+    held = Held({"b": values})
+    (step,) = plan({"b": values}, [rule], Side.HF, Side.GGUF)
+    slabs = [slab.view(np.float32) for slab in stream(held, step, Recoder(F32))]
+    assert [len(slab) for slab in slabs] == [2, 2, 2, 1]
+    assert np.array_equal(np.concatenate(slabs), values.T)
+
+
 def test_first_rows_that_only_one_side_has_are_zeros_there() -> None:
     rule = TensorRule(Place("position", (4, 3)), Place("positions", (6, 3), 2, 4))
     values = numbers(6, 3)
