@@ -41,6 +41,8 @@ def chat_tokens(
     template: ChatTemplate,
     messages: Sequence[Message],
     spoken: Mapping[int, Sequence[int]] | None = None,
+    *,
+    generation_prompt: bool = True,
 ) -> list[int]:
     """Give the tokens of a conversation, ending where the assistant is to speak.
 
@@ -51,6 +53,8 @@ def chat_tokens(
         spoken: the tokens that an answer was generated as, by the index of its message. They stand
             in the result in place of what the tokenizer makes of the text, if the template leaves
             the text as it is, so that the context need not be evaluated again.
+        generation_prompt: False ends it with the last message instead, as a conversation that
+            is over and that a model is measured on.
 
     Raises:
         TemplateError: the template fails, or takes a message apart that holds control texts.
@@ -58,8 +62,8 @@ def chat_tokens(
     mark = f"{OPEN}{os.urandom(8).hex()}:"
     texts: list[str] = []
     safe = [replace(m, content=_without_control(model, m.content, mark, texts)) for m in messages]
-    rendered = template.render(safe)
-    if spoken:
+    rendered = template.render(safe, add_generation_prompt=generation_prompt)
+    if spoken and generation_prompt:
         tokens = _with_spoken(model, template, safe, rendered, mark, texts, spoken)
         if tokens is not None:
             return _started(model, tokens)

@@ -41,6 +41,12 @@ def test_a_template_gives_its_control_tokens(model):
     assert tokens == [BOS, *turn("system", "س"), *turn("user", "hi"), *ASSISTANT]
 
 
+def test_a_conversation_that_is_over_ends_with_its_last_message(model):
+    messages = [Message("user", "hi"), Message("assistant", "yes")]
+    tokens = chat_tokens(model, template(), messages, generation_prompt=False)
+    assert tokens == [BOS, *turn("user", "hi"), *turn("assistant", "yes")]
+
+
 @pytest.mark.parametrize("source", ["<s>" + TEMPLATE, "{{ bos_token }}" + TEMPLATE, TEMPLATE])
 def test_the_start_token_stands_once(model, source):
     tokens = chat_tokens(model, template(source), [Message("user", "hi")])

@@ -1,0 +1,1 @@
+"""Quantization that is steered by what a model does with real text."""
