@@ -68,10 +68,13 @@ class Reference:
         share = self.heads // self.heads_kv
         keys = np.repeat(np.stack(self.keys[layer], 1), share, 0)  # (heads, positions, size)
         values = np.repeat(np.stack(self.values[layer], 1), share, 0)
+        weights = self._probabilities(at, q, keys)
+        return self._linear(f"{at}o_proj", np.einsum("hp,hpd->hd", weights, values).reshape(-1))
+
+    def _probabilities(self, at: str, q: np.ndarray, keys: np.ndarray) -> np.ndarray:
         scores = np.einsum("hd,hpd->hp", q, keys) / np.float32(math.sqrt(self.size))
         weights = np.exp(scores - scores.max(1, keepdims=True))
-        weights /= weights.sum(1, keepdims=True)
-        return self._linear(f"{at}o_proj", np.einsum("hp,hpd->hd", weights, values).reshape(-1))
+        return weights / weights.sum(1, keepdims=True)
 
     def _rotate(self, heads: np.ndarray, position: int) -> np.ndarray:
         cos = np.cos(position * self.frequencies).astype(np.float32)
