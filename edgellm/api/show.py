@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgellm.device.memory import LayerCache, Runtime, cache_bytes, cached_layers, folder_layers
 from edgellm.errors import UsageError
 from edgellm.models import resolve
 
@@ -17,7 +18,6 @@ __all__ = ["Memory", "ModelDetails", "TensorDetails", "describe_gguf", "show"]
 
 # The context for which memory is estimated, unless the model's own is smaller.
 USUAL_CONTEXT = 4096
-_CACHE_ELEMENT_BYTES = 2  # f16
 _LIMIT = 2**31 - 1
 _JSON_LIMIT = 64 << 20  # the largest tokenizer_config.json in use has some 1.2 MB
 
@@ -44,9 +44,9 @@ class TensorDetails:
 class Memory:
     """What the model takes in memory, in bytes, at a context of `context` tokens.
 
-    `kv_cache` holds keys and values in f16 for every layer over the whole context, which is the
-    most that it takes: layers with a sliding window may need less. None where the metadata does
-    not tell. The buffers of a computation (some 100 MB for small models) are not counted.
+    `kv_cache` is what `edgellm chat` allocates for it: keys and values in f16 for every layer over
+    the whole context, rounded up to 256 tokens, and the states of recurrent layers. None where the
+    metadata does not tell. The buffers of a computation are not counted.
     """
 
     context: int
@@ -92,10 +92,6 @@ class ModelDetails:
         """Give a metadata value if it is text and not empty."""
         value = self.metadata.get(key)
         return value if isinstance(value, str) and value else None
-
-
-# Architectures that llama.cpp runs without a cache, whatever their metadata say.
-ENCODERS = ("gemma-embedding", "t5encoder")
 
 
 def show(reference: str | None = None, *, context: int | None = None) -> ModelDetails:
@@ -147,7 +143,7 @@ def describe_gguf(path: Path, context: int | None = None) -> ModelDetails:
         tensors=tensors,
         metadata=metadata,
         chat_template=template if isinstance(template, str) else None,
-        memory=_memory(tensors, _gguf_cache_width(metadata, architecture), context, trained),
+        memory=_memory(tensors, cached_layers(metadata), context, trained),
     )
 
 
@@ -163,33 +159,6 @@ def _commonest_type(tensors: tuple[TensorDetails, ...]) -> str | None:
     for tensor in tensors:
         sizes[tensor.type] = sizes.get(tensor.type, 0) + tensor.nbytes
     return max(sizes, key=lambda name: sizes[name], default=None)
-
-
-def _gguf_cache_width(metadata: Mapping[str, object], architecture: str | None) -> int | None:
-    """Count the numbers that one token adds to the cache, over all layers; 0 for an encoder."""
-    prefix = f"{architecture}."
-    if metadata.get(prefix + "attention.causal") is False or architecture in ENCODERS:
-        return 0
-    layers = _number(metadata.get(prefix + "block_count"))
-    heads = metadata.get(prefix + "attention.head_count")
-    heads_kv = metadata.get(prefix + "attention.head_count_kv", heads)
-    if isinstance(heads, list):  # one number for each layer
-        heads = max((head for head in heads if isinstance(head, int)), default=None)
-    width = _number(metadata.get(prefix + "embedding_length"))
-    n_heads = _number(heads)
-    if not layers or not n_heads:
-        return None
-    usual = width // n_heads if width else None
-    key = _number(metadata.get(prefix + "attention.key_length")) or usual
-    value = _number(metadata.get(prefix + "attention.value_length")) or usual
-    if not key or not value:
-        return None
-    if isinstance(heads_kv, list):
-        per_layer = [_number(head) for head in heads_kv[:layers]]
-        total = sum(head for head in per_layer if head)
-    else:
-        total = layers * (_number(heads_kv) or n_heads)
-    return total * (key + value)
 
 
 def _describe_folder(folder: Path, context: int | None) -> ModelDetails:
@@ -230,19 +199,8 @@ def _describe_folder(folder: Path, context: int | None) -> ModelDetails:
         tensors=tensors,
         metadata=config,
         chat_template=_folder_template(folder),
-        memory=_memory(tensors, _folder_cache_width(config), context, trained),
+        memory=_memory(tensors, folder_layers(config), context, trained),
     )
-
-
-def _folder_cache_width(config: Mapping[str, object]) -> int | None:
-    layers = _number(config.get("num_hidden_layers"))
-    heads = _number(config.get("num_attention_heads"))
-    width = _number(config.get("hidden_size"))
-    if not layers or not heads:
-        return None
-    head = _number(config.get("head_dim")) or (width // heads if width else None)
-    heads_kv = _number(config.get("num_key_value_heads")) or heads
-    return layers * heads_kv * 2 * head if head else None
 
 
 def _folder_template(folder: Path) -> str | None:
@@ -285,12 +243,12 @@ def _read_bounded(path: Path) -> bytes:
 
 def _memory(
     tensors: tuple[TensorDetails, ...],
-    cache_width: int | None,
+    layers: tuple[LayerCache, ...] | None,
     context: int | None,
     trained: int | None,
 ) -> Memory:
     tokens = context or min(trained or USUAL_CONTEXT, USUAL_CONTEXT)
-    cache = None if cache_width is None else tokens * cache_width * _CACHE_ELEMENT_BYTES
+    cache = None if layers is None else cache_bytes(layers, Runtime(tokens))
     return Memory(tokens, sum(tensor.nbytes for tensor in tensors), cache)
 
 

@@ -5,12 +5,14 @@ QuantError
 ├── ShapeError               an array that the block format cannot hold
 ├── ValueRangeError          NaN, infinity, or a value too large for the block format
 ├── ImportanceRequiredError  a type that ggml encodes only with an importance vector
+├── BudgetError              a budget that no choice of formats keeps
 └── LibraryError             libggml is missing or does not answer as declared
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "BudgetError",
     "ImportanceRequiredError",
     "LibraryError",
     "QuantError",
@@ -45,6 +47,10 @@ class ValueRangeError(QuantError):
 
 class ImportanceRequiredError(QuantError):
     """A type that ggml encodes only with an importance vector."""
+
+
+class BudgetError(QuantError):
+    """A budget that no choice of formats keeps."""
 
 
 class LibraryError(QuantError):

@@ -82,12 +82,12 @@ def test_a_gguf_file_as_json(model: Path, capsys: pytest.CaptureFixture[str]) ->
         ],
         "chat_template": "{{ messages }}\n\x1b]0;title\x07end",
         "receipt": None,
-        # keys and values of 2 heads of 16 numbers in 2 layers, 2 bytes each, for 1000 tokens
+        # keys and values of 2 heads of 16 numbers in 2 layers, 2 bytes each, for 1024 tokens
         "memory": {
             "context": 1000,
             "weights": 2048 + 512 + 136,
-            "kv_cache": 2 * 2 * 16 * 2 * 2 * 1000,
-            "total": 2048 + 512 + 136 + 256_000,
+            "kv_cache": 2 * 2 * 16 * 2 * 2 * 1024,
+            "total": 2048 + 512 + 136 + 262_144,
         },
     }
     assert metadata["general.name"] == "Tiny نمونه"
@@ -106,7 +106,7 @@ def test_full_gives_arrays_whole(model: Path, capsys: pytest.CaptureFixture[str]
 def test_memory_grows_with_the_context(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     body = as_json(capsys, str(model), "--ctx", "2000")
     assert body["memory"]["context"] == 2000
-    assert body["memory"]["kv_cache"] == 512_000
+    assert body["memory"]["kv_cache"] == 2 * 2 * 16 * 2 * 2 * 2048
 
 
 @pytest.mark.parametrize("context", ["0", "-1", "99999999999999999999"])

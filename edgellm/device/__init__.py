@@ -1,0 +1,1 @@
+"""Devices: how much memory they have, and how much a model takes of it."""

@@ -1,0 +1,317 @@
+"""How much memory a model takes while it runs: weights, cache, buffers, and the program itself.
+
+All numbers are bytes. The cache is counted as llama.cpp allocates it. What its graph needs between
+the operations is estimated: its allocator reuses memory in ways that no short formula follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgellm.errors import DoesNotFitError, UsageError
+
+__all__ = [
+    "CACHE_TYPES",
+    "ENCODERS",
+    "LayerCache",
+    "Runtime",
+    "cache_bytes",
+    "cached_layers",
+    "compute_bytes",
+    "folder_layers",
+    "process_bytes",
+    "weight_budget",
+]
+
+LIMIT = 2**31 - 1
+LAYERS = 100_000
+
+CACHE_TYPES: Mapping[str, tuple[int, int]] = {
+    "f32": (1, 4),
+    "f16": (1, 2),
+    "q8_0": (32, 34),
+    "q5_1": (32, 24),
+    "q5_0": (32, 22),
+    "q4_1": (32, 20),
+    "q4_0": (32, 18),
+}
+"""Numbers in a block of the cache, and its bytes."""
+
+ENCODERS = ("gemma-embedding", "t5encoder")
+"""Architectures that llama.cpp runs without a cache, whatever their metadata say."""
+
+# llama.cpp rounds the tokens of a cache up to this.
+CELLS = 256
+
+# Every n-th layer sees the whole context, where the file does not say so itself. These are the
+# values that llama.cpp takes for the architecture.
+_PATTERNS: Mapping[str, int] = {
+    "afmoe": 4,
+    "cohere2": 4,
+    "exaone4": 4,
+    "gemma2": 2,
+    "gemma3": 6,
+    "gemma3n": 5,
+    "gpt-oss": 2,
+    "olmo2": 4,
+}
+
+# A Python process with numpy and llama.cpp loaded, and what a token of a vocabulary takes there.
+_PROCESS = 64 * 2**20
+_TOKEN = 350
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """How a model is run.
+
+    Attributes:
+        context: tokens that it can hold.
+        cache: type of keys and values, one of `CACHE_TYPES`.
+        batch: tokens of a prompt that are evaluated at once (llama.cpp's n_ubatch).
+        whole: keep the whole context for layers with a sliding window too, as edgellm's own
+            contexts do, so that a text can be gone back in.
+
+    Raises:
+        UsageError: a value out of its range.
+    """
+
+    context: int
+    cache: str = "f16"
+    batch: int = 512
+    whole: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.context <= LIMIT:
+            raise UsageError(f"a context of {self.context} tokens is out of range")
+        if self.cache not in CACHE_TYPES:
+            raise UsageError(
+                f"no cache has the type {self.cache!r}", hint=f"known: {', '.join(CACHE_TYPES)}"
+            )
+        if not 1 <= self.batch <= LIMIT:
+            raise UsageError(f"a batch of {self.batch} tokens is out of range")
+
+    @property
+    def cells(self) -> int:
+        """Tokens of the cache, rounded up as llama.cpp does."""
+        return _up(self.context, CELLS)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """What a layer keeps: numbers that a token adds to keys and to values; bytes once for all.
+
+    `window` is how many tokens it looks back, 0 for all.
+    """
+
+    key: int = 0
+    value: int = 0
+    window: int = 0
+    state: int = 0
+
+
+def cached_layers(metadata: Mapping[str, object]) -> tuple[LayerCache, ...] | None:
+    """Read from the metadata of a GGUF file what each layer keeps; None where they do not tell.
+
+    Empty for an encoder, which keeps nothing.
+    """
+    values = _Values(metadata)
+    layers = values.number("block_count")
+    if values.get("attention.causal") is False or values.architecture in ENCODERS:
+        return ()
+    if not layers or layers > LAYERS:
+        return None
+    heads = max(values.each("attention.head_count", layers), default=0)
+    heads_kv = values.each("attention.head_count_kv", layers) or [heads] * layers
+    width = values.number("embedding_length") or 0
+    usual = width // heads if heads else 0
+    key = values.number("attention.key_length") or usual
+    value = values.number("attention.value_length") or usual
+    key_near = values.number("attention.key_length_swa") or key
+    value_near = values.number("attention.value_length_swa") or value
+    # Latent attention (DeepSeek-V2) reads its values out of the keys.
+    latent = bool(values.number("attention.key_length_mla"))
+    states = _state_bytes(values, width)
+    if not states and not (key and value and heads):
+        return None
+    near = _windows(values, layers)
+    shared = values.number("attention.shared_kv_layers") or 0
+    interval = values.number("full_attention_interval") or 0
+    found = []
+    for at in range(layers):
+        if (interval and (at + 1) % interval) or (states and not heads_kv[at]):
+            found.append(LayerCache(state=states))
+        elif at >= layers - shared:
+            found.append(LayerCache())
+        else:
+            many = heads_kv[at]
+            keys, kept = (key_near, value_near) if near[at] else (key, value)
+            found.append(LayerCache(many * keys, 0 if latent else many * kept, near[at]))
+    return tuple(found)
+
+
+def folder_layers(config: Mapping[str, object]) -> tuple[LayerCache, ...] | None:
+    """Read the same from the config.json of a folder; None where it does not tell."""
+    values = _Values(config, folder=True)
+    layers, heads = (values.number(key) for key in ("num_hidden_layers", "num_attention_heads"))
+    width = values.number("hidden_size")
+    if not layers or layers > LAYERS or not heads:
+        return None
+    head = values.number("head_dim") or (width // heads if width else None)
+    if not head:
+        return None
+    each = (values.number("num_key_value_heads") or heads) * head
+    return (LayerCache(each, each),) * layers
+
+
+def cache_bytes(layers: tuple[LayerCache, ...], runtime: Runtime) -> int:
+    """Give what llama.cpp allocates for keys, values and states of one text."""
+    block, size = CACHE_TYPES[runtime.cache]
+    total = 0
+    for layer in layers:
+        cells = runtime.cells
+        if layer.window and not runtime.whole:
+            cells = _up(min(cells, layer.window + runtime.batch), CELLS)
+        total += cells * sum(-(-width // block) * size for width in (layer.key, layer.value))
+        total += layer.state
+    return total
+
+
+def compute_bytes(metadata: Mapping[str, object], runtime: Runtime) -> int | None:
+    """Estimate what llama.cpp's graph and output take on a CPU; None where metadata do not tell.
+
+    The largest moment of a batch is a feed-forward layer (the two factors of its product and the
+    product) beside four states of the residual stream, or the sum over experts (each one's output,
+    before and after its weight), in float32; then a mask for each kind of attention in float16, and
+    the logits of one token. Attention is computed without its matrix of scores (flash attention),
+    which llama.cpp chooses where it can. For real shapes from SmolLM2-135M to Qwen3-30B-A3B this is
+    0 to 3 % more than what it allocates.
+    """
+    values = _Values(metadata)
+    width, layers = values.number("embedding_length"), values.number("block_count")
+    if not width or not layers or layers > LAYERS:
+        return None
+    heads = max(values.each("attention.head_count", layers), default=0)
+    inner = max(values.each("feed_forward_length", layers), default=0)
+    used = values.number("expert_used_count") or 0
+    expert = used * (values.number("expert_feed_forward_length") or inner)
+    attention = heads * (values.number("attention.key_length") or (width // heads if heads else 0))
+    state = values.number("ssm.inner_size") or 0
+    batch = min(runtime.batch, runtime.cells)
+    at_once = max(
+        4 * width + 3 * max(expert or inner, attention),
+        4 * width + 4 * state,
+        3 * width + 2 * used * width + expert,
+    )
+    found = cached_layers(metadata) or ()
+    windows = {layer.window for layer in found if layer.key}
+    masks = sum(
+        runtime.cells if runtime.whole or not window else min(runtime.cells, window + batch)
+        for window in windows
+    )
+    vocabulary = _vocabulary(metadata)
+    return 4 * batch * at_once + 2 * batch * masks + 2 * 4 * vocabulary
+
+
+def process_bytes(metadata: Mapping[str, object]) -> int:
+    """Estimate what the program takes beside the model: its code, Python, and the vocabulary."""
+    return _PROCESS + _TOKEN * _vocabulary(metadata)
+
+
+def weight_budget(
+    available: int, metadata: Mapping[str, object], runtime: Runtime, device: str = "the device"
+) -> int:
+    """Give the bytes that are left for weights.
+
+    Args:
+        available: bytes that the device leaves to programs.
+        metadata: of the model's GGUF file, or of the one that is written.
+        runtime: how it is run.
+        device: its name, for the error.
+
+    Raises:
+        DoesNotFitError: cache and buffers alone take more.
+        UsageError: the metadata do not tell what they take.
+    """
+    layers, compute = cached_layers(metadata), compute_bytes(metadata, runtime)
+    if layers is None or compute is None:
+        raise UsageError(
+            "the model's metadata do not tell how large its cache is",
+            hint="give the size of the file instead",
+        )
+    cache, process = cache_bytes(layers, runtime), process_bytes(metadata)
+    left = available - cache - compute - process
+    if left <= 0:
+        raise DoesNotFitError(
+            f"{device} leaves {available} bytes to a model, and at {runtime.context} tokens the "
+            f"cache takes {cache}, buffers {compute} and the program {process}",
+            hint="a shorter context, or a cache of fewer bits (q8_0), needs less",
+        )
+    return left
+
+
+class _Values:
+    """Numbers of metadata, each bounded before it is used."""
+
+    def __init__(self, metadata: Mapping[str, object], *, folder: bool = False) -> None:
+        name = metadata.get("general.architecture")
+        self.architecture = name if isinstance(name, str) else ""
+        self._metadata = metadata
+        self._prefix = "" if folder else f"{self.architecture}."
+
+    def get(self, key: str) -> object:
+        return self._metadata.get(self._prefix + key)
+
+    def number(self, key: str) -> int | None:
+        return _number(self.get(key))
+
+    def each(self, key: str, layers: int) -> list[int]:
+        """Give a number for each layer; empty if there is none."""
+        value = self.get(key)
+        if isinstance(value, list):
+            numbers = [_number(each) or 0 for each in value[:layers]]
+            return numbers + [0] * (layers - len(numbers))
+        number = _number(value)
+        return [] if number is None else [number] * layers
+
+
+def _windows(values: _Values, layers: int) -> list[int]:
+    """Give how far each layer looks back, 0 for all."""
+    window = values.number("attention.sliding_window") or 0
+    pattern = values.get("attention.sliding_window_pattern")
+    if isinstance(pattern, list):
+        marks = [bool(mark) for mark in pattern[:layers]]
+        return [window * mark for mark in marks] + [0] * (layers - len(marks))
+    every = _number(pattern) or _PATTERNS.get(values.architecture, 1)
+    return [window if at % every < every - 1 else 0 for at in range(layers)]
+
+
+def _state_bytes(values: _Values, width: int) -> int:
+    """Give the bytes of a recurrent layer's state: Mamba's, LFM2's convolution or RWKV's."""
+    get = values.number
+    convolution = get("shortconv.l_cache")
+    if convolution:
+        return 4 * width * (convolution - 1)
+    head = get("wkv.head_size")
+    if head:
+        return 4 * width * (head + (get("token_shift_count") or 2))
+    inner, size = get("ssm.inner_size") or 0, get("ssm.state_size") or 0
+    kernel, groups = get("ssm.conv_kernel") or 1, get("ssm.group_count") or 0
+    return 4 * ((kernel - 1) * (inner + 2 * groups * size) + inner * size)
+
+
+def _vocabulary(metadata: Mapping[str, object]) -> int:
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list):
+        return len(tokens)
+    return _number(metadata.get(f"{metadata.get('general.architecture')}.vocab_size")) or 0
+
+
+def _number(value: object) -> int | None:
+    """Take a number of a file only if it is a whole one in a sane range."""
+    return value if type(value) is int and 0 <= value <= LIMIT else None
+
+
+def _up(value: int, step: int) -> int:
+    return -(-value // step) * step
