@@ -13,9 +13,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from edgellm.errors import BackendError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = [
     "BACKENDS",
@@ -25,7 +29,10 @@ __all__ = [
     "LoadOptions",
     "Model",
     "Sampling",
+    "Scorer",
+    "Tokenizer",
     "get_backend",
+    "output_limit",
     "select",
 ]
 
@@ -36,6 +43,9 @@ BACKENDS: dict[str, str] = {
 
 SEED_LIMIT = 2**32 - 1  # llama.cpp gives 2^32-1 itself the meaning "any seed"
 INT_LIMIT = 2**31
+# Of logits that a scorer gives at a time: half a context for a vocabulary of 65,000 tokens, and
+# little beside a model for the largest, whose logits of a whole context take half a gigabyte.
+OUTPUT_BYTES = 64 * 2**20
 
 
 class CancelledError(Exception):
@@ -173,16 +183,8 @@ class Context(Protocol):
         """Free the memory; closing twice does nothing."""
 
 
-class Model(Protocol):
-    """A loaded model: its vocabulary, its template, and contexts on it."""
-
-    @property
-    def description(self) -> str:
-        """A line about it for people: architecture, size, type."""
-
-    @property
-    def trained_context(self) -> int:
-        """The number of tokens that it was trained on."""
+class Tokenizer(Protocol):
+    """From texts to a model's tokens, and what its chat template needs."""
 
     @property
     def chat_template(self) -> str | None:
@@ -212,11 +214,68 @@ class Model(Protocol):
     def control_text(self, token: int) -> str | None:
         """Give the text of a control token; None if the token is not one."""
 
+    def token_text(self, token: int) -> str:
+        """Give a token as the vocabulary writes it: with its sign for a space, or in hex."""
+
+
+class Model(Tokenizer, Protocol):
+    """A loaded model: its vocabulary, its template, and contexts on it."""
+
+    @property
+    def description(self) -> str:
+        """A line about it for people: architecture, size, type."""
+
+    @property
+    def trained_context(self) -> int:
+        """The number of tokens that it was trained on."""
+
     def open_context(self, size: int) -> Context:
         """Make a context for `size` tokens.
 
         Raises:
             DoesNotFitError: there is not enough memory.
+            BackendError: the backend failed.
+        """
+
+    def close(self) -> None:
+        """Free the memory; closing twice does nothing."""
+
+
+class Scorer(Protocol):
+    """A loaded model that gives the logits of all tokens of a text: what quality is measured with.
+
+    Attributes:
+        path: the model's file or folder.
+    """
+
+    path: Path
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its vocabulary."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of logits after a token."""
+
+    @property
+    def output_limit(self) -> int:
+        """The most tokens whose logits one call of `extend` gives."""
+
+    def restart(self) -> None:
+        """Forget the text so far."""
+
+    def extend(
+        self, tokens: Sequence[int], cancelled: Callable[[], bool], *, outputs: bool
+    ) -> npt.NDArray[np.float32]:
+        """Evaluate the next tokens of the text.
+
+        Gives the logits after each of them, float32 (tokens, vocabulary), or none of them, (0,
+        vocabulary), without `outputs`. They may lie in memory of the backend that the next call
+        writes over.
+
+        Raises:
+            CancelledError: `cancelled` gave True.
             BackendError: the backend failed.
         """
 
@@ -252,6 +311,11 @@ def get_backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise UsageError(f"no backend is called {name!r}", hint=f"known: {', '.join(BACKENDS)}")
     return cast(Backend, importlib.import_module(BACKENDS[name]).backend)
+
+
+def output_limit(vocabulary_size: int, batch: int) -> int:
+    """Give how many rows of float32 logits fit `OUTPUT_BYTES`: 1 to `batch`."""
+    return max(1, min(batch, OUTPUT_BYTES // (4 * vocabulary_size)))
 
 
 def select(path: Path) -> Backend:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from edgellm.backends.base import Model
+from edgellm.backends.base import Tokenizer
 from edgellm.errors import TemplateError
 from edgellm.generate.template import ChatTemplate, Message
 
@@ -27,7 +27,7 @@ MAX_ROUNDS = 8
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
 
 
-def text_tokens(model: Model, text: str, *, special: bool = False) -> list[int]:
+def text_tokens(model: Tokenizer, text: str, *, special: bool = False) -> list[int]:
     """Give the tokens of a text as it stands, after the model's start token.
 
     `special` turns the text of control tokens into those tokens: only for text that the person at
@@ -37,7 +37,7 @@ def text_tokens(model: Model, text: str, *, special: bool = False) -> list[int]:
 
 
 def chat_tokens(
-    model: Model,
+    model: Tokenizer,
     template: ChatTemplate,
     messages: Sequence[Message],
     spoken: Mapping[int, Sequence[int]] | None = None,
@@ -71,7 +71,7 @@ def chat_tokens(
 
 
 def _tokens(
-    model: Model, rendered: str, mark: str, inserts: Sequence[str | list[int]]
+    model: Tokenizer, rendered: str, mark: str, inserts: Sequence[str | list[int]]
 ) -> list[int]:
     """Tokenize a rendered text; `inserts` stand where the placeholders are."""
     if not inserts:
@@ -94,7 +94,7 @@ def _tokens(
 
 
 def _with_spoken(
-    model: Model,
+    model: Tokenizer,
     template: ChatTemplate,
     safe: Sequence[Message],
     rendered: str,
@@ -126,7 +126,7 @@ def _with_spoken(
     return _tokens(model, with_places, mark, inserts) if plain == rendered else None
 
 
-def _started(model: Model, tokens: list[int]) -> list[int]:
+def _started(model: Tokenizer, tokens: list[int]) -> list[int]:
     """Put the start token before the tokens, unless the template has written it already."""
     start = model.start_token
     if start is None or (tokens and tokens[0] == start):
@@ -134,7 +134,7 @@ def _started(model: Model, tokens: list[int]) -> list[int]:
     return [start, *tokens]
 
 
-def _without_control(model: Model, content: str, mark: str, texts: list[str]) -> str:
+def _without_control(model: Tokenizer, content: str, mark: str, texts: list[str]) -> str:
     """Put placeholders for the control texts in a message; `texts` collects them.
 
     The tokenizer itself says whether there are any: with and without its special tokens the text

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgellm.backends.base import CancelledError, Sampling
-from edgellm.backends.llama_cpp.interrupt import noted_interrupt
+from edgellm.backends.llama_cpp.interrupt import abortable
 from edgellm.backends.llama_cpp.library import CLOSED, log, quiet
 from edgellm.backends.llama_cpp.sampler import make_chain
 from edgellm.errors import BackendError, DoesNotFitError
@@ -16,7 +15,7 @@ from edgellm.errors import BackendError, DoesNotFitError
 if TYPE_CHECKING:
     from edgellm.backends.llama_cpp.model import LlamaCppModel
 
-__all__ = ["LlamaCppContext"]
+__all__ = ["ABORTED", "PADDING", "LlamaCppContext"]
 
 # Positions are padded to this by llama.cpp itself.
 PADDING = 256
@@ -55,8 +54,6 @@ class LlamaCppContext:
         self._token = (ctypes.c_int32 * 1)()
         self._batch = native.llama_batch_get_one(self._token, 1)
         self._sampled: int | None = None  # sampled, but not evaluated yet
-        # Kept alive here: the library holds a bare pointer to it during a prompt.
-        self._abort_callback: Any = None
 
     @property
     def size(self) -> int:
@@ -85,7 +82,7 @@ class LlamaCppContext:
         self._sampled = None
         quiet()
         log.clear()
-        with self._abortable(cancelled) as stopped:
+        with abortable(native, self._context, cancelled) as stopped:
             for start in range(kept, len(tokens), self._chunk):
                 if stopped():
                     raise CancelledError
@@ -143,26 +140,6 @@ class LlamaCppContext:
             common = 0
         del self._held[common:]
         return common
-
-    @contextmanager
-    def _abortable(self, cancelled: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
-        """Let `cancelled` and Ctrl-C stop the evaluation of a prompt within one graph node.
-
-        The callback runs Python for each node, which is nothing beside a batch of tokens and too
-        much beside a single one; so it is set only here.
-        """
-        native = self._native
-        with noted_interrupt() as interrupted:
-
-            def stopped() -> bool:
-                return interrupted() or cancelled()
-
-            self._abort_callback = native.ggml_abort_callback(lambda _data: stopped())
-            native.llama_set_abort_callback(self._context, self._abort_callback, None)
-            try:
-                yield stopped
-            finally:
-                native.llama_set_abort_callback(self._context, native.ggml_abort_callback(), None)
 
     def _check(self, status: int) -> None:
         if status == 0:

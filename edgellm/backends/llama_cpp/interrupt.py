@@ -7,8 +7,9 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["noted_interrupt"]
+__all__ = ["abortable", "noted_interrupt"]
 
 
 @contextmanager
@@ -38,3 +39,26 @@ def noted_interrupt() -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if noted:
             raise KeyboardInterrupt from None
+
+
+@contextmanager
+def abortable(
+    native: Any, context: Any, cancelled: Callable[[], bool]
+) -> Iterator[Callable[[], bool]]:
+    """Let `cancelled` and Ctrl-C stop the evaluation of tokens within one graph node.
+
+    What is given says whether either asked for it. The callback runs Python for each node, which
+    is nothing beside a batch of tokens and too much beside a single one.
+    """
+    with noted_interrupt() as interrupted:
+
+        def stopped() -> bool:
+            return interrupted() or cancelled()
+
+        # The library holds a bare pointer to it: this frame keeps it alive as long as it is set.
+        callback = native.ggml_abort_callback(lambda _data: stopped())
+        native.llama_set_abort_callback(context, callback, None)
+        try:
+            yield stopped
+        finally:
+            native.llama_set_abort_callback(context, native.ggml_abort_callback(), None)

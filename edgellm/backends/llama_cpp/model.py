@@ -98,6 +98,11 @@ class LlamaCppModel:
         return f"{architecture}, {size} weights, {types}"
 
     @property
+    def vocabulary_size(self) -> int:
+        """The number of logits after a token."""
+        return int(self.native.llama_vocab_n_tokens(self.vocab))
+
+    @property
     def trained_context(self) -> int:
         """The number of tokens that it was trained on."""
         return int(self.native.llama_model_n_ctx_train(self.handle))
@@ -155,6 +160,10 @@ class LlamaCppModel:
         """Give the text of a control token; None if the token is not one."""
         attributes = self.native.llama_vocab_get_attr(self.vocab, token)
         return self._text(token) if attributes & (CONTROL | UNKNOWN) else None
+
+    def token_text(self, token: int) -> str:
+        """Give a token as the vocabulary writes it."""
+        return self._text(token)
 
     def open_context(self, size: int) -> LlamaCppContext:
         """Make a context; see `edgellm.backends.base.Model.open_context`."""

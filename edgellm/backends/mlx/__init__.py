@@ -1,0 +1,1 @@
+"""MLX through mlx-lm, an optional dependency: `pip install 'edgellm[mlx]'`."""
