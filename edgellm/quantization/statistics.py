@@ -13,6 +13,7 @@ divergence of a model with such values grows rather than shrinks.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -145,7 +146,7 @@ def _chosen(texts: Sequence[Sequence[int]], held: frozenset[int], tokens: int) -
     share = min(1.0, tokens / total)
     found: set[int] = set()
     for numbers in ([n for n in range(len(texts)) if n not in held], sorted(held)):
-        count = min(len(numbers), -int(-len(numbers) * share // 1))
+        count = min(len(numbers), max(1, math.ceil(len(numbers) * share)))
         found |= {numbers[at * len(numbers) // count] for at in range(count)}
     return frozenset(found)
 

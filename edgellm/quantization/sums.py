@@ -82,9 +82,10 @@ class Sums:
 def means_of_experts(sums: Sequence[Sums], rows: int) -> tuple[RowStatistics, ...]:
     """Give the means of each expert of a stack; `rows` in each.
 
-    A matrix of products of `columns` values has no meaning with fewer tokens than columns. Such an
-    expert keeps its importance, m, drawn to the mean over all that came to any expert, M:
-    (n m + 64 M) / (n + 64) with n its own tokens. One that no token came to has M.
+    A matrix of products has too little rank with fewer tokens to fit than columns: such an expert
+    keeps its importance alone. With fewer tokens in all than columns that one, m, is drawn to the
+    mean over all that came to any expert, M: (n m + 64 M) / (n + 64) with n its tokens. One that no
+    token came to has M.
     """
     total = sum(sum(each.tokens) for each in sums)
     overall = sum((each.squares for each in sums), np.zeros(sums[0].columns)) / max(1, total)
@@ -93,7 +94,7 @@ def means_of_experts(sums: Sequence[Sums], rows: int) -> tuple[RowStatistics, ..
         start = number * rows
         fewest = (each.columns, FEWEST_HELD_OUT)
         mean = each.mean(start, start + rows, fewest)
-        if mean.hessian is None:
+        if mean.tokens < each.columns:
             prior = PRIOR_TOKENS * overall
             drawn = (each.squares + prior) / (mean.tokens + PRIOR_TOKENS)
             mean = RowStatistics(start, start + rows, mean.tokens, drawn.astype(np.float32))

@@ -241,10 +241,11 @@ def test_the_first_token_is_added_where_it_is_not_there(tmp_path: Path) -> None:
     assert np.array_equal(first.importance, second.importance)
 
 
-def test_values_take_fewer_tokens_of_each_side(tmp_path: Path) -> None:
+@pytest.mark.parametrize("few", [0, 1])
+def test_values_take_fewer_tokens_of_each_side(few: int, tmp_path: Path) -> None:
     _, path = write(tmp_path, tiny.llama)
     chunks = texts(8)
-    found, _ = gathered(path, chunks=chunks, attention_tokens=1)
+    found, _ = gathered(path, chunks=chunks, attention_tokens=few)
     for group in found["blk.0.attn_v.weight"].groups:
         assert group.tokens == len(chunks[0]) + len(chunks[3])
         assert group.held_out is not None
