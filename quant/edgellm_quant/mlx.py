@@ -27,8 +27,8 @@ Bytes = NDArray[np.uint8]
 _LEAST_SCALE = np.float32(1e-7)
 _LARGEST = float(np.finfo(np.float32).max)
 
-_E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
-_E2M1 = np.concatenate([_E2M1, -_E2M1])  # the highest bit is the sign
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+E2M1 = np.concatenate([E2M1, -E2M1])  # the highest bit is the sign
 # The code for |x| in quarters, rounded up: half-way values go to the lower one.
 _E2M1_CODE = np.searchsorted([1, 3, 5, 7, 10, 14, 20], np.arange(32)).astype(np.uint8)
 
@@ -104,7 +104,7 @@ def dequantize_rows(
         groups = out[start:stop].reshape(stop - start, -1, fmt.group_size)  # (n, groups, values)
         unpacked = unpack_codes(codes.view(np.uint8), fmt.bits).reshape(groups.shape)
         if biases is None:
-            levels = _E4M3 if fmt.bits == 8 else _E2M1
+            levels = E4M3 if fmt.bits == 8 else E2M1
             np.take(levels, unpacked, out=groups, mode="clip")
         else:
             groups[...] = unpacked
@@ -122,9 +122,9 @@ def widen_scales(stored: NDArray[Any], fmt: MLXFormat) -> Floats:
     if fmt.scale == "BF16":
         return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
     if fmt.mode == "nvfp4":
-        return np.take(_E4M3, stored)
+        return np.take(E4M3, stored)
     if fmt.scale == "U8":
-        return np.take(_E8M0, stored)
+        return np.take(E8M0, stored)
     return stored.astype(np.float32)
 
 
@@ -238,5 +238,5 @@ def _e4m3() -> Floats:
     return np.where(code < 128, value, -value).astype(np.float32)
 
 
-_E4M3 = _e4m3()
-_E8M0 = np.append(np.ldexp(np.float32(1), np.arange(-127, 128)), np.nan).astype(np.float32)
+E4M3 = _e4m3()
+E8M0 = np.append(np.ldexp(np.float32(1), np.arange(-127, 128)), np.nan).astype(np.float32)

@@ -28,18 +28,25 @@ def default_threads() -> int:
 
 
 def for_each_chunk(
-    rows: int, columns: int, threads: int | None, work: Callable[[int, int], None]
+    rows: int,
+    columns: int,
+    threads: int | None,
+    work: Callable[[int, int], None],
+    step: int | None = None,
 ) -> None:
     """Call `work(start, stop)` for every piece of the rows, on several cores.
 
     The calling thread works too, and threads that help are kept for the next call: a call for a
-    few megabytes takes milliseconds, as long as starting threads does.
+    few megabytes takes milliseconds, as long as starting threads does. A piece has `step` rows,
+    or as many as fit into a core's cache.
     """
     if threads is None:
         threads = default_threads()
-    share = rows * columns // (4 * max(1, threads))
-    step = max(1, min(max(share, _MIN_CHUNK), _MAX_CHUNK) // columns)
-    starts = iter(range(0, rows, step))
+    if step is None:
+        share = rows * columns // (4 * max(1, threads))
+        step = max(1, min(max(share, _MIN_CHUNK), _MAX_CHUNK) // columns)
+    size = step  # of a type that is not optional any more
+    starts = iter(range(0, rows, size))
     lock = threading.Lock()
     failed = threading.Event()
 
@@ -50,12 +57,12 @@ def for_each_chunk(
             if start is None:
                 return
             try:
-                work(start, min(start + step, rows))
+                work(start, min(start + size, rows))
             except BaseException:
                 failed.set()
                 raise
 
-    helpers = min(threads, -(-rows // step)) - 1
+    helpers = min(threads, -(-rows // size)) - 1
     if helpers <= 0:
         take_pieces()
         return

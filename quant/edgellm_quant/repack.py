@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm_quant.affine import PACKERS, UNPACKERS, Affine, nibbles, pack_nibbles
+from edgellm_quant.affine import UNPACKERS, Affine
 from edgellm_quant.bitstream import pack_codes, unpack_codes
+from edgellm_quant.codes import LAYOUTS, Parts, nibbles, pack_nibbles
 from edgellm_quant.errors import ShapeError, UnknownTypeError, ValueRangeError
 from edgellm_quant.formats import FORMATS, BlockFormat, Format
 from edgellm_quant.formats.mlx import MLXFormat, join_rows, split_rows
@@ -90,6 +91,9 @@ _FLOAT_BLOCKS: Mapping[str, tuple[str, int]] = MappingProxyType(
     {"mxfp4": ("MXFP4", 255), "nvfp4": ("NVFP4", 127)}
 )
 
+# The formats that blocks of 32 values with float16 scales are written in, and the bits of a code.
+_BITS: Mapping[str, int] = MappingProxyType({"Q4_0": 4, "Q4_1": 4, "Q5_0": 5, "Q5_1": 5, "Q8_0": 8})
+
 # How far, in steps, a bias may lie from a whole number of them where the target has no bias.
 # Scales of float16 and up to 63 steps from an edge to zero explain that much; an error as large
 # is still below half of that of quantizing 6 bits anew in Q8_0.
@@ -163,13 +167,13 @@ def _kind_to_mlx(source: Format, target: MLXFormat) -> Kind | None:
 def _kind_to_ggml(source: MLXFormat, target: Format) -> Kind | None:
     if source.mode in _FLOAT_BLOCKS:
         return "exact" if _FLOAT_BLOCKS[source.mode][0] == target.name else None
-    packer = PACKERS.get(target.name)
-    if source.mode != "affine" or packer is None or source.bits > packer.bits:
+    bits = _BITS.get(target.name, 0)
+    if source.mode != "affine" or source.bits > bits:
         return None
-    if packer.signed:
+    if LAYOUTS[target.name].zero:
         # With a bit more than the codes have, any zero among them fits; but scales of bfloat16
         # are too coarse to tell which one it is.
-        fits = source.bits < packer.bits and source.scale != "BF16"
+        fits = source.bits < bits and source.scale != "BF16"
         return "near" if fits else "requantized"
     return "exact" if source.scale == "F16" else "near"
 
@@ -363,21 +367,20 @@ def _write_mlx(affine: Affine, fmt: MLXFormat, columns: int) -> _Written:
 
 
 def _write_ggml(affine: Affine, fmt: Format) -> _Written:
-    packer = PACKERS[fmt.name]
+    layout = LAYOUTS[fmt.name]
     affine = affine.regroup(32)
-    scales, biases, held = _narrow(affine, _HALVES)
-    shape = (*scales.shape, 32)  # (rows, blocks, 32)
-    heads, good = [scales], _finite_rows(held.scales)
-    if packer.signed:
-        codes, fits = _signed_codes(affine, 2 ** (packer.bits - 1))
+    _, _, held = _narrow(affine, _HALVES)
+    good = _finite_rows(held.scales)
+    if layout.zero:
+        codes, fits = _signed_codes(affine, layout.zero)
         good &= fits
-        held = Affine(codes, held.scales, -(2 ** (packer.bits - 1)) * held.scales)
+        held = Affine(codes, held.scales, -layout.zero * held.scales)
     else:
         good &= _finite_rows(held.biases)
-        heads.append(biases)
-    parts = [head[..., None].view(np.uint8) for head in heads]
-    packed = packer.pack(held.codes.reshape(shape))
-    return np.concatenate([*parts, *packed], axis=2).reshape(len(good), -1), good, held
+    codes = held.codes.reshape(*held.scales.shape, 32)  # (rows, blocks, 32)
+    added = held.biases if layout.has_m else None
+    blocks = layout.write(Parts(codes, held.scales, added))
+    return blocks.reshape(len(good), -1), good, held
 
 
 def _signed_codes(affine: Affine, half: int) -> tuple[Bytes, NDArray[np.bool_]]:

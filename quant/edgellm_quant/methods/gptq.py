@@ -1,0 +1,134 @@
+"""Error-compensated rounding in the block formats of ggml and MLX, row by row.
+
+For every row, codes and scales are sought that make (w - q)' H (w - q) small: `feedback` rounds
+columns one after the other, each making up for those before it, and `descent` then improves codes
+and scales one at a time. What is written are ordinary blocks; kernels notice nothing.
+
+Lone columns are handled where values have codes of their own (`codes.LAYOUTS`, MLX's affine mode
+and mxfp4). In the lattice formats (IQ1, IQ2, IQ3), where groups of values share a code, a slab of
+256 columns is rounded by ggml as a whole, and makes up for the slabs before it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm_quant import ggml, mlx
+from edgellm_quant.blas import one_thread
+from edgellm_quant.codes import join_groups, layout_of
+from edgellm_quant.errors import ShapeError, UnknownTypeError
+from edgellm_quant.formats import BlockFormat, Format
+from edgellm_quant.formats.mlx import MLXFormat
+from edgellm_quant.methods.columns import Solution
+from edgellm_quant.methods.descent import descend
+from edgellm_quant.methods.feedback import round_columns, round_slabs
+from edgellm_quant.methods.hessian import Factors
+from edgellm_quant.parallel import for_each_chunk
+
+__all__ = ["can_compensate", "encode"]
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+# Columns that a format without codes of its own has rounded at once.
+_SLAB = 256
+
+# Rows that are handled together: enough to hide what a call of numpy costs, few enough that a run
+# of columns stays in a core's cache.
+_ROWS = 512
+
+
+def can_compensate(fmt: Format) -> bool:
+    """Tell whether `encode` takes the format."""
+    if isinstance(fmt, BlockFormat):
+        return fmt.is_quantized and ggml.can_encode(fmt)
+    return layout_of(fmt) is not None
+
+
+def encode(
+    weights: Floats,
+    fmt: Format,
+    factors: Factors,
+    importance: Floats,
+    sweeps: int = 0,
+    threads: int | None = None,
+) -> Bytes:
+    """Encode rows that meet inputs of one Hessian.
+
+    Args:
+        weights: float32 (rows, columns), C-contiguous.
+        fmt: what to encode to.
+        factors: of the Hessian, (columns, columns), from `hessian.factor`.
+        importance: float32 (columns,), what scales are chosen by.
+        sweeps: how often codes and scales are improved; lattice formats take none.
+        threads: how many cores to use; None for all.
+
+    Returns:
+        uint8 (rows, fmt.row_bytes(columns)); the same for any number of threads.
+
+    Raises:
+        ShapeError: a wrong shape or dtype, or rows that are no whole number of blocks.
+        ValueRangeError: a value is NaN, infinite or too large for the format.
+        UnknownTypeError: the format has no encoder or is not quantized.
+    """
+    if weights.ndim != 2 or weights.dtype != np.float32 or not weights.flags.c_contiguous:
+        raise ShapeError(
+            f"values must be contiguous float32 (rows, columns), not {weights.dtype} "
+            f"{weights.shape}"
+        )
+    rows, columns = weights.shape
+    if importance.shape != (columns,) or factors.hessian.shape != (columns, columns):
+        raise ShapeError(f"a Hessian of {factors.hessian.shape} for rows of {columns} values")
+    if not can_compensate(fmt):
+        raise UnknownTypeError(f"nothing can make up for errors in {fmt.name}")
+    out = np.empty((rows, fmt.row_bytes(columns)), np.uint8)
+
+    def work(start: int, stop: int) -> None:
+        out[start:stop] = _encode(weights[start:stop], fmt, factors, importance, sweeps)
+
+    with one_thread():
+        for_each_chunk(rows, columns, threads, work, step=_ROWS)
+    return out
+
+
+def _encode(
+    weights: Floats, fmt: Format, factors: Factors, importance: Floats, sweeps: int
+) -> Bytes:
+    """Encode a piece of the rows: (n, columns) -> (n, row_bytes)."""
+    columns = np.array(weights.T, order="C")  # (columns, n)
+    layout = layout_of(fmt)
+
+    def blocks_of(wanted: Floats, first: int) -> Bytes:
+        part = np.ascontiguousarray(importance[first : first + wanted.shape[1]])
+        return quantize_part(wanted, fmt, part)
+
+    if layout is None:
+        assert isinstance(fmt, BlockFormat)
+        width = max(_SLAB, fmt.block_size)
+
+        def rounded(wanted: Floats, first: int) -> tuple[Bytes, Floats]:
+            blocks = blocks_of(wanted, first)
+            return blocks, ggml.dequantize_rows(blocks, fmt, wanted.shape[1], threads=1)
+
+        return np.concatenate(round_slabs(columns, width, factors, rounded), axis=1)
+    solution = round_columns(columns.copy(), layout, factors, blocks_of)
+    if sweeps:
+        descend(solution, columns, factors.hessian, sweeps)
+    return _join(solution, fmt)
+
+
+def quantize_part(values: Floats, fmt: Format, importance: Floats | None) -> Bytes:
+    """Round plainly, or under an importance where the format's encoder takes one."""
+    if isinstance(fmt, BlockFormat):
+        return ggml.quantize_rows(values, fmt, importance, threads=1)
+    assert isinstance(fmt, MLXFormat)
+    return mlx.quantize_rows(values, fmt, threads=1)
+
+
+def _join(solution: Solution, fmt: Format) -> Bytes:
+    """Write a solution as rows of the format."""
+    blocks = solution.write()  # (n, blocks, bytes of a block)
+    if isinstance(fmt, MLXFormat):
+        return join_groups(blocks, fmt)
+    return blocks.reshape(len(blocks), -1)

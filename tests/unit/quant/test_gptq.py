@@ -1,0 +1,215 @@
+"""Error compensation against its definition in float64, and against plain rounding."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+from edgellm_quant import ggml, mlx
+from edgellm_quant.codes import LAYOUTS, join_groups, layout_of, split_groups
+from edgellm_quant.errors import ShapeError, UnknownTypeError
+from edgellm_quant.formats import FORMATS, Format
+from edgellm_quant.formats.mlx import MLXFormat
+from edgellm_quant.methods import gptq
+from edgellm_quant.methods.columns import Solution
+from edgellm_quant.methods.descent import descend
+from edgellm_quant.methods.hessian import factor, row_losses
+
+LATTICES = ("IQ2_XXS", "IQ3_S")  # ggml takes seconds to get ready for the others
+MLX: tuple[Format, ...] = (
+    MLXFormat("affine", 3, 64, "F16"),
+    MLXFormat("affine", 4, 32, "BF16"),
+    MLXFormat("mxfp4", 4, 32, "U8"),
+)
+CODED: list[Format] = [FORMATS[name] for name in sorted(LAYOUTS)] + list(MLX)
+
+
+def inputs(columns: int, tokens: int, seed: int = 0) -> np.ndarray:
+    """Correlated inputs of uneven size."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(columns, columns)) / np.sqrt(columns) + np.eye(columns) / 2
+    mixing *= np.exp(np.random.default_rng(99).normal(size=columns) / 2)
+    mixing[:, :] += np.random.default_rng(98).normal(size=(1, columns)) / 4
+    return (rng.normal(size=(tokens, columns)) @ mixing).astype(np.float32)
+
+
+@functools.cache
+def hessian(columns: int, tokens: int, seed: int = 0) -> np.ndarray:
+    x = inputs(columns, tokens, seed)
+    return x.T @ x / np.float32(tokens)
+
+
+def weights(rows: int, columns: int) -> np.ndarray:
+    return np.random.default_rng(5).normal(size=(rows, columns)).astype(np.float32)
+
+
+def decode(blocks: np.ndarray, fmt: Format, columns: int) -> np.ndarray:
+    if isinstance(fmt, MLXFormat):
+        return mlx.dequantize_rows(blocks, fmt, columns)
+    return ggml.dequantize_rows(blocks, FORMATS[fmt.name], columns)
+
+
+def test_factor_is_of_the_inverse() -> None:
+    h = hessian(200, 900)
+    factors = factor(h, 0.1)
+    wide = h.astype(np.float64)
+    diagonal = np.diagonal(wide)
+    wide += np.diag(0.1 * np.sqrt(diagonal * diagonal.mean()))
+    u = factors.inverse.astype(np.float64)
+    assert np.array_equal(u, np.triu(u))
+    np.testing.assert_allclose(u.T @ u @ wide, np.eye(200), atol=1e-4)
+    np.testing.assert_allclose(factors.hessian, wide, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dead", [3, 64])
+def test_columns_without_input_do_no_harm(dead: int) -> None:
+    x = inputs(64, 500)
+    x[:, :dead] = 0
+    h = x.T @ x / np.float32(500)
+    factors = factor(h, 0.05)
+    assert np.isfinite(factors.inverse).all()
+    w = weights(8, 64)
+    out = gptq.encode(w, FORMATS["Q8_0"], factors, np.diagonal(h).copy(), sweeps=2)
+    assert np.abs(decode(out, FORMATS["Q8_0"], 64) - w).max() < 0.2
+
+
+def test_fewer_tokens_than_columns_can_be_factored() -> None:
+    factors = factor(hessian(128, 20), 0.0)
+    assert np.isfinite(factors.inverse).all()
+
+
+def reference(w: np.ndarray, h: np.ndarray, layout: object, scales: np.ndarray) -> np.ndarray:
+    """GPTQ of one row by its definition, column by column, with a full inverse at every step."""
+    wanted, out = w.astype(np.float64).copy(), np.zeros(len(w))
+    for at in range(len(w)):
+        rest = np.linalg.inv(h[at:, at:])
+        levels = scales[at]
+        out[at] = levels[np.abs(levels - wanted[at]).argmin()]
+        error = (wanted[at] - out[at]) / rest[0, 0]
+        wanted[at:] -= error * rest[0]
+    return out
+
+
+def test_columns_are_rounded_as_the_definition_says() -> None:
+    fmt = MLXFormat("affine", 4, 32, "F32")  # one block: scales come from the weights alone
+    h = hessian(32, 400)
+    factors = factor(h, 0.01)
+    w = weights(6, 32)
+    out = gptq.encode(w, fmt, factors, np.diagonal(h).copy())
+    layout = layout_of(fmt)
+    assert layout is not None
+    parts = layout.read(out[:, None])
+    wide = factors.hessian.astype(np.float64)
+    assert parts.d is not None
+    assert parts.m is not None
+    for row in range(6):
+        levels = np.arange(16) * float(parts.d[row, 0]) + float(parts.m[row, 0])
+        wanted = reference(w[row], wide, layout, np.tile(levels, (32, 1)))
+        np.testing.assert_allclose(decode(out, fmt, 32)[row], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("fmt", CODED, ids=lambda fmt: fmt.name)
+def test_without_correlation_each_value_gets_its_nearest_level(fmt: Format) -> None:
+    w = weights(5, 512)
+    ones = np.ones(512, np.float32)
+    out = gptq.encode(w, fmt, factor(np.eye(512, dtype=np.float32), 0), ones)
+    layout = layout_of(fmt)
+    assert layout is not None
+    blocks = split_groups(out, fmt, 512) if isinstance(fmt, MLXFormat) else out
+    parts = layout.read(blocks.reshape(5, 512 // layout.block, -1))
+    every = np.repeat(layout.scales(parts)[..., None], layout.last + 1, axis=-1)
+    every = every * layout.levels[: layout.last + 1]
+    offsets = layout.offsets(parts)
+    if offsets is not None:
+        every = every + offsets[..., None]
+    every = every.reshape(5, -1, 1, layout.last + 1)
+    nearest = np.abs(every - w.reshape(5, -1, layout.group, 1)).min(axis=-1).reshape(5, 512)
+    np.testing.assert_allclose(np.abs(decode(out, fmt, 512) - w), nearest, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", LATTICES)
+def test_lattices_without_correlation_are_as_ggml_has_them(name: str) -> None:
+    fmt, w, ones = FORMATS[name], weights(2, 512), np.ones(512, np.float32)
+    out = gptq.encode(w, fmt, factor(np.eye(512, dtype=np.float32), 0), ones, sweeps=1)
+    wanted = [ggml.quantize_rows(w[:, at : at + 256].copy(), fmt, ones[:256]) for at in (0, 256)]
+    np.testing.assert_array_equal(out, np.concatenate(wanted, axis=1))
+
+
+@pytest.mark.parametrize("fmt", [*CODED, *(FORMATS[n] for n in LATTICES)], ids=lambda f: f.name)
+def test_losses_fall(fmt: Format) -> None:
+    h, w = hessian(512, 1500), weights(16, 512)
+    importance = np.diagonal(h).copy()
+    factors = factor(h, 0.01)
+    if isinstance(fmt, MLXFormat):
+        plain = mlx.quantize_rows(w, fmt)
+    else:
+        plain = ggml.quantize_rows(w, FORMATS[fmt.name], importance)
+
+    def loss(blocks: np.ndarray) -> float:
+        return float(row_losses(w - decode(blocks, fmt, 512), factors.hessian).sum())
+
+    first = loss(gptq.encode(w, fmt, factors, importance, threads=1))
+    assert first < 0.95 * loss(plain)
+    if layout_of(fmt) is not None:
+        assert loss(gptq.encode(w, fmt, factors, importance, sweeps=2, threads=2)) < first
+
+
+@pytest.mark.parametrize("fmt", CODED, ids=lambda fmt: fmt.name)
+def test_no_sweep_makes_a_row_worse(fmt: Format) -> None:
+    h, w = hessian(512, 1500), weights(8, 512)
+    layout = layout_of(fmt)
+    assert layout is not None
+    if isinstance(fmt, MLXFormat):
+        rows = split_groups(mlx.quantize_rows(w, fmt), fmt, 512)
+    else:
+        rows = ggml.quantize_rows(w, FORMATS[fmt.name])
+    solution = Solution.read(layout, rows.reshape(8, 512 // layout.block, -1))
+    wanted = np.array(w.T, order="C")
+    before = row_losses(w - solution.values.T, h)
+    for _ in range(3):
+        descend(solution, wanted, h, 1)
+        blocks = solution.write()
+        found = layout.values(layout.read(blocks)).reshape(8, 512)
+        np.testing.assert_allclose(found, solution.values.T, rtol=1e-5, atol=2e-6)
+        after = row_losses(w - found, h)
+        assert (after <= before * (1 + 1e-5)).all()
+        before = after
+    assert after.sum() < row_losses(w - decode_first(fmt, w), h).sum()
+
+
+def decode_first(fmt: Format, w: np.ndarray) -> np.ndarray:
+    if isinstance(fmt, MLXFormat):
+        return decode(mlx.quantize_rows(w, fmt), fmt, w.shape[1])
+    return decode(ggml.quantize_rows(w, FORMATS[fmt.name]), fmt, w.shape[1])
+
+
+def test_threads_change_nothing() -> None:
+    h, w = hessian(64, 400), weights(1200, 64)
+    factors, importance = factor(h, 0.1), np.diagonal(h).copy()
+    one = gptq.encode(w, FORMATS["IQ4_NL"], factors, importance, 1, threads=1)
+    two = gptq.encode(w, FORMATS["IQ4_NL"], factors, importance, 1, threads=2)
+    np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("fmt", MLX, ids=lambda fmt: fmt.name)
+def test_groups_of_mlx_are_split_and_joined(fmt: MLXFormat) -> None:
+    rows = mlx.quantize_rows(weights(3, 256), fmt)
+    groups = split_groups(rows, fmt, 256)
+    one = mlx.quantize_rows(weights(3, 256)[:, : fmt.group_size].copy(), fmt)
+    np.testing.assert_array_equal(groups[:, 0], one)
+    np.testing.assert_array_equal(join_groups(groups, fmt), rows)
+
+
+def test_what_cannot_be_encoded_is_refused() -> None:
+    factors = factor(np.eye(64, dtype=np.float32), 0)
+    ones = np.ones(64, np.float32)
+    with pytest.raises(ShapeError, match=r"a Hessian of \(64, 64\) for rows of 32 values"):
+        gptq.encode(weights(2, 32), FORMATS["Q4_0"], factors, ones[:32])
+    with pytest.raises(ShapeError, match="contiguous float32"):
+        gptq.encode(weights(2, 64).astype(np.float64), FORMATS["Q4_0"], factors, ones)
+    with pytest.raises(UnknownTypeError, match="errors in F16"):
+        gptq.encode(weights(2, 64), FORMATS["F16"], factors, ones)
+    with pytest.raises(ShapeError, match="multiple of the 256 values"):
+        gptq.encode(weights(2, 64), FORMATS["Q4_K"], factors, ones)
