@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from edgellm_quant import ggml, mlx
+from edgellm_quant import blas, ggml, mlx
 from edgellm_quant.codes import LAYOUTS, join_groups, layout_of, split_groups
 from edgellm_quant.errors import ShapeError, UnknownTypeError
 from edgellm_quant.formats import FORMATS, Format
@@ -24,6 +25,13 @@ MLX: tuple[Format, ...] = (
     MLXFormat("mxfp4", 4, 32, "U8"),
 )
 CODED: list[Format] = [FORMATS[name] for name in sorted(LAYOUTS)] + list(MLX)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Products of small matrices gain nothing from more."""
+    with blas.one_thread():
+        yield
 
 
 def inputs(columns: int, tokens: int, seed: int = 0) -> np.ndarray:
