@@ -42,9 +42,10 @@ class Sums:
             tokens: how many tokens they are of, where that is not one each.
         """
         self.tokens[held_out] += len(x) if tokens is None else tokens
-        self._squares += np.einsum("ij,ij->j", x, x)
-        if self._hessian and len(x):
-            product = x.T @ x  # (columns, columns)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
+            self._squares += np.einsum("ij,ij->j", x, x)
+            product = x.T @ x if self._hessian and len(x) else None  # (columns, columns)
+        if product is not None:
             found = self._products[held_out]
             if found is None:
                 self._products[held_out] = product

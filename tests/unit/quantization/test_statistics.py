@@ -12,7 +12,7 @@ import pytest
 import tiny
 from edgellm.backends.base import CancelledError
 from edgellm.backends.llama_cpp.observe import ObservedModel
-from edgellm.errors import ContextOverflowError, UsageError
+from edgellm.errors import BackendError, ContextOverflowError, UsageError
 from edgellm.quantization.statistics import Gathered, Kind, collect
 from edgellm_converters.pipeline import convert
 from edgellm_quant.statistics import TensorStatistics
@@ -346,3 +346,13 @@ def test_a_weight_that_nothing_is_multiplied_with_is_noted(tmp_path: Path) -> No
     only, passes = gathered(path, wanted={"no.such.weight": "hessian"})
     assert not only
     assert passes[0].notes == {"no.such.weight": "is multiplied with nothing"}
+
+
+def test_inputs_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    folder = tiny.llama(tmp_path / "hf")
+    tensors = tiny.read_safetensors(folder)
+    tensors["model.layers.1.mlp.up_proj.weight"] *= np.float32(1e24)
+    tiny.write_safetensors(folder / "model.safetensors", tensors)
+    convert(folder, tmp_path / "x.gguf", dtype="f32")
+    with pytest.raises(BackendError, match=r"blk\.1\.ffn_down\.weight.*not finite"):
+        gathered(tmp_path / "x.gguf")
