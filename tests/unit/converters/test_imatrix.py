@@ -25,7 +25,7 @@ from edgellm_converters.pipeline import convert
 from edgellm_quant.statistics import RowStatistics, TensorStatistics
 from hostile import ggufbytes as g
 
-TOOLS = "EDGELLM_TEST_LLAMA_TOOLS"  # the folder of llama-imatrix and llama-quantize
+TOOLS = "LLAMA_CPP_TOOLS"  # the folder of llama-imatrix and llama-quantize
 
 
 def floats(*values: float) -> bytes:
