@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgellm.api.chat import chat, load
     from edgellm.api.convert import convert
+    from edgellm.api.evaluate import measure
     from edgellm.api.quantize import quantize
     from edgellm.backends.base import Sampling
     from edgellm.generate.template import Message
 
-__all__ = ["Message", "Sampling", "chat", "convert", "load", "quantize"]
+__all__ = ["Message", "Sampling", "chat", "convert", "load", "measure", "quantize"]
 
 # public name -> the module that holds it
 _EXPORTS = {
@@ -24,6 +25,7 @@ _EXPORTS = {
     "chat": "edgellm.api.chat",
     "convert": "edgellm.api.convert",
     "load": "edgellm.api.chat",
+    "measure": "edgellm.api.evaluate",
     "quantize": "edgellm.api.quantize",
 }
 

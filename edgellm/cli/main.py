@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "chat": "edgellm.cli.chat",
     "convert": "edgellm.cli.convert",
     "quantize": "edgellm.cli.quantize",
+    "eval": "edgellm.cli.eval",
     "show": "edgellm.cli.show",
     "list": "edgellm.cli.list",
     "pull": "edgellm.cli.pull",

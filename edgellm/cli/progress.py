@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from edgellm.cli.sizes import human_bytes
+from edgellm.cli.sizes import human_bytes, human_time
 
 __all__ = ["ProgressBar", "terminated_like_interrupted"]
 
@@ -21,10 +21,14 @@ INTERVAL = 0.1  # seconds between two drawings
 
 
 class ProgressBar:
-    """Shows bytes done of bytes in all, where stderr is a terminal."""
+    """Shows what is done of all there is, where stderr is a terminal.
 
-    def __init__(self, label: str) -> None:
+    Bytes with their speed; with a `unit`, so many of that and the time left.
+    """
+
+    def __init__(self, label: str, *, unit: str | None = None) -> None:
         self._label = label
+        self._unit = unit
         self._shown = sys.stderr.isatty()
         self._drawn = False
         self._next = 0.0
@@ -39,9 +43,15 @@ class ProgressBar:
         self._drawn = True
         share = done / total if total else 1.0
         bar = "#" * round(share * WIDTH)
-        speed = human_bytes(round(done / max(now - self._started, 1e-9)))
-        line = f"{self._label} [{bar:{WIDTH}}] {share:4.0%} of {human_bytes(total)}, {speed}/s"
+        line = f"{self._label} [{bar:{WIDTH}}] {share:4.0%} of {self._rest(done, total, now)}"
         click.echo(f"\r\033[K{line}", nl=False, err=True)
+
+    def _rest(self, done: int, total: int, now: float) -> str:
+        passed = max(now - self._started, 1e-9)
+        if self._unit is None:
+            return f"{human_bytes(total)}, {human_bytes(round(done / passed))}/s"
+        left = f", {human_time((total - done) / done * passed)} left" if done else ""
+        return f"{total:,} {self._unit}{left}"
 
     def clear(self) -> None:
         """Take the bar away."""

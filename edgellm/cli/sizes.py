@@ -1,4 +1,4 @@
-"""Sizes as people read them: MB are 10^6 bytes, in JSON everything stays in bytes."""
+"""Sizes and times as people read them: MB are 10^6 bytes, in JSON all stays in bytes and s."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 import click
 
-__all__ = ["human_bytes", "human_count", "parse_bytes", "size_option"]
+__all__ = ["human_bytes", "human_count", "human_time", "parse_bytes", "size_option"]
 
 _STEPS = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
 _SIZE = re.compile(r"(\d{1,15})(?:\.(\d{1,9}))?\s*(?:([KMGT])(I?))?B?", re.IGNORECASE)
@@ -48,6 +48,16 @@ def human_bytes(count: int) -> str:
 def human_count(count: int) -> str:
     """Write a number of weights: 134515008 -> "134.5 M"."""
     return _scaled(count, "").rstrip()
+
+
+def human_time(seconds: float) -> str:
+    """Write a time: 8 -> "8 s", 200 -> "3 min 20 s", 7500 -> "2 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _scaled(count: int, unit: str) -> str:

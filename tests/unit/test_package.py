@@ -22,7 +22,9 @@ def python(code: str, *, cwd: Path, path: Path | None = None) -> str:
 
 
 def test_the_public_names_are_pinned() -> None:
-    assert edgellm.__all__ == ["Message", "Sampling", "chat", "convert", "load", "quantize"]
+    assert edgellm.__all__ == [
+        *("Message", "Sampling", "chat", "convert", "load", "measure", "quantize"),
+    ]
     for name in edgellm.__all__:
         assert callable(getattr(edgellm, name))
 
