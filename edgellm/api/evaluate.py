@@ -46,6 +46,7 @@ def measure(
         against: the reference, usually the float model that the others were quantized from.
         texts: files of UTF-8 text; one that ends in .jsonl holds a conversation in each line,
             `{"messages": [{"role", "content"}, ...]}`, which the model's own template renders.
+            Without any, the package's own texts: several languages, programs, conversations.
         context: the tokens of a chunk; None takes 512, or what a model was trained on if less.
         max_tokens: how many tokens of each text are used at most; None for all.
         threads: None takes the number of physical cores.
@@ -60,7 +61,7 @@ def measure(
 
     Raises:
         NotFoundError: a model or a text is not there.
-        UsageError: no text, a value out of its range, a text shorter than a chunk, or models of
+        UsageError: a value out of its range, a text shorter than a chunk, or models of
             different vocabularies.
         ConvertersError: a file is damaged or would harm native code.
         BackendError: a model cannot be run.
@@ -70,12 +71,11 @@ def measure(
     from edgellm.evaluate.compare import compare
     from edgellm.evaluate.texts import read_texts
     from edgellm.models.resolve import resolve
+    from edgellm.quantization.calibration import evaluation_texts
 
     options = LoadOptions(threads=threads, gpu_layers=gpu_layers)
     if seed < 0:
         raise UsageError(f"seed is {seed}, and must be 0 or more")
-    if not texts:
-        raise UsageError("there is no text to measure on", hint="give a file: --text FILE")
     if models is None or isinstance(models, str | os.PathLike):
         given = [None if models is None else os.fspath(models)]
     else:
@@ -85,7 +85,7 @@ def measure(
     return compare(
         reference,
         paths,
-        read_texts([Path(text) for text in texts]),
+        read_texts([Path(text) for text in texts]) if texts else evaluation_texts(),
         context=context,
         max_tokens=max_tokens,
         options=options,

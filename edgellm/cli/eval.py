@@ -35,7 +35,8 @@ __all__ = ["command"]
     multiple=True,
     metavar="FILE",
     help="Text to measure on; may be given more than once. A .jsonl file holds conversations, "
-    "rendered with the model's chat template.",
+    "rendered with the model's chat template.  [default: texts of several languages, programs and "
+    "conversations that come with edgellm]",
 )
 @option(
     "--ctx",
@@ -93,7 +94,7 @@ def command(
     limit that does not hold gives exit status 7.
 
     \b
-    edgellm eval mine-q4.gguf --text book.txt
+    edgellm eval mine-q4.gguf --against mine-f16.gguf
     edgellm eval mine-q4.gguf --against mine-f16.gguf --text book.txt --text chats.jsonl
     edgellm eval a.gguf b.gguf --against f16.gguf --text book.txt --max-kld 0.05
     """

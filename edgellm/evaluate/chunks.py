@@ -15,9 +15,9 @@ from edgellm.backends.base import Tokenizer
 from edgellm.errors import TemplateError, UsageError
 from edgellm.evaluate.texts import Text
 from edgellm.generate.prompt import chat_tokens, text_tokens
-from edgellm.generate.template import ChatTemplate
+from edgellm.generate.template import ChatTemplate, Message
 
-__all__ = ["Chunks", "cut"]
+__all__ = ["Chunks", "conversation_tokens", "cut"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Chunks:
 
 
 def cut(
-    tokenizer: Tokenizer, texts: Sequence[Text], context: int, max_tokens: int | None, owner: str
+    tokenizer: Tokenizer, texts: Sequence[Text], context: int, max_tokens: int | None
 ) -> tuple[Chunks, ...]:
-    """Tokenize texts and cut them; `owner` names the model in errors.
+    """Tokenize texts and cut them.
 
     Conversations are rendered with the model's own chat template and follow one another as the
     documents of a plain text do.
@@ -52,17 +52,15 @@ def cut(
         texts: what is measured on.
         context: the tokens of a chunk.
         max_tokens: how many tokens of each text are used at most; None for all.
-        owner: the model, for errors.
 
     Raises:
         UsageError: a text is shorter than a chunk.
-        TemplateError: conversations for a model without a chat template, or one that it refuses.
+        TemplateError: the model's chat template fails.
     """
-    template: ChatTemplate | None = None
+    # A template is compiled only where it is needed.
+    template = _template(tokenizer) if any(text.conversations for text in texts) else None
     found = []
     for text in texts:
-        if text.conversations and template is None:
-            template = _template(tokenizer, text, owner)
         tokens = _tokens(tokenizer, text, template)
         count = len(tokens) // context
         if not count:
@@ -80,21 +78,40 @@ def cut(
     return tuple(found)
 
 
+def conversation_tokens(
+    tokenizer: Tokenizer, template: ChatTemplate | None, messages: Sequence[Message]
+) -> list[int]:
+    """Give the tokens of a conversation that is over, after the start token.
+
+    A model without a template knows no turns, and reads the messages as plain text. Where a
+    template knows no system message (Gemma 2's), that one joins the first of the user.
+
+    Raises:
+        TemplateError: the template fails.
+    """
+    if template is None:
+        return text_tokens(tokenizer, "".join(f"{message.content}\n\n" for message in messages))
+    try:
+        return chat_tokens(tokenizer, template, messages, generation_prompt=False)
+    except TemplateError:
+        if [message.role for message in messages[:2]] != ["system", "user"]:
+            raise
+        first = Message("user", f"{messages[0].content}\n\n{messages[1].content}")
+        return chat_tokens(tokenizer, template, [first, *messages[2:]], generation_prompt=False)
+
+
 def _tokens(tokenizer: Tokenizer, text: Text, template: ChatTemplate | None) -> list[int]:
-    if not text.conversations or template is None:
+    if not text.conversations:
         return text_tokens(tokenizer, text.content)
     return [
         token
         for messages in text.conversations
-        for token in chat_tokens(tokenizer, template, messages, generation_prompt=False)
+        for token in conversation_tokens(tokenizer, template, messages)
     ]
 
 
-def _template(tokenizer: Tokenizer, text: Text, owner: str) -> ChatTemplate:
+def _template(tokenizer: Tokenizer) -> ChatTemplate | None:
     source = tokenizer.chat_template
     if source is None:
-        raise TemplateError(
-            f"{owner} has no chat template, and {text.name} holds conversations",
-            hint="give plain text instead",
-        )
+        return None
     return ChatTemplate(source, bos=tokenizer.bos_text, eos=tokenizer.eos_text)

@@ -101,7 +101,7 @@ def compare(
         ConvertersError: a file is damaged or would harm native code.
         BackendError: a model cannot be run, or its logits are not finite.
         DoesNotFitError: there is not enough memory.
-        TemplateError: conversations for a model without a chat template.
+        TemplateError: the model's chat template fails.
         CancelledError: `cancelled` gave True.
     """
     if not models or not texts:
@@ -122,7 +122,7 @@ def compare(
         lead = next(
             (s for s, c in zip(scorers, candidates, strict=True) if c.config is None), scorers[0]
         )
-        chunked = cut(lead.tokenizer, texts, context, max_tokens, str(lead.path))
+        chunked = cut(lead.tokenizer, texts, context, max_tokens)
         used = sorted({token for text in chunked for chunk in text.chunks for token in chunk})
         for scorer in scorers:
             if scorer is not lead:

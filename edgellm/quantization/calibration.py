@@ -16,9 +16,9 @@ from importlib.resources import files
 from typing import Literal
 
 from edgellm.backends.base import Model
-from edgellm.errors import TemplateError, UsageError
+from edgellm.errors import UsageError
+from edgellm.evaluate.chunks import conversation_tokens
 from edgellm.evaluate.texts import Text, parse_text
-from edgellm.generate.prompt import chat_tokens
 from edgellm.generate.template import ChatTemplate, Message
 
 __all__ = [
@@ -161,15 +161,7 @@ def model_chunks(
         return model.tokenize(text, special=False)
 
     def chat(messages: Sequence[Message]) -> Sequence[int]:
-        assert template is not None
-        try:
-            return chat_tokens(model, template, messages, generation_prompt=False)
-        except TemplateError:
-            # Some templates, such as Gemma 2's, know no system message.
-            if [message.role for message in messages[:2]] != ["system", "user"]:
-                raise
-            first = Message("user", f"{messages[0].content}\n\n{messages[1].content}")
-            return chat_tokens(model, template, [first, *messages[2:]], generation_prompt=False)
+        return conversation_tokens(model, template, messages)
 
     return token_chunks(
         texts,

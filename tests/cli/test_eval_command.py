@@ -23,6 +23,7 @@ from edgellm.cli.main import run
 from edgellm.errors import UsageError
 from edgellm.evaluate.quality import Quality
 from edgellm.evaluate.texts import read_texts
+from edgellm.quantization.calibration import evaluation_texts
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,15 @@ def test_perplexity_alone(models: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "reference" not in capsys.readouterr().out
 
 
+def test_without_a_text_the_packages_own_are_measured(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*arguments(models, "f32.gguf"), "--max-tokens", "64", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["name"] for each in found["texts"]] == [text.name for text in evaluation_texts()]
+    assert {each["tokens"] for each in found["texts"]} == {2 * 15}
+
+
 @pytest.mark.parametrize(
     ("limit", "sentence"),
     [
@@ -166,7 +176,6 @@ def test_limits_that_hold(models: Path, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("more", "status", "sentence"),
     [
-        ([], 2, "there is no text to measure on"),
         (["--text", "none.txt"], 3, "none.txt is not there"),
         (["--text", "{a}", "--max-kld", "1"], 2, "limits are on what is measured with --against"),
         (["--text", "{a}", "--max-kld", "nan"], 2, "max_kld is nan"),

@@ -21,7 +21,7 @@ from edgellm.evaluate.compare import Result, compare
 from edgellm.evaluate.texts import Text
 from edgellm.generate.template import Message
 from llama_model import opened
-from tinygguf import write_tiny
+from tinygguf import TEMPLATE, write_tiny
 
 CONTEXT = 32
 PROSE = Text("prose", "en", content="the quick brown fox and the lazy dog, " * 12)
@@ -147,7 +147,7 @@ def test_conversations_are_rendered_with_the_models_template(tmp_path):
         one = model.tokenize(rendered)
         smuggled = model.tokenize(f"{turns[0].content}", special=False)
     scorer = llama_cpp_scorer.LlamaCppScorer(path, CONTEXT, ONE_THREAD, lambda: False)
-    (chunks,) = cut(scorer.tokenizer, [talk], 8, None, "tiny")
+    (chunks,) = cut(scorer.tokenizer, [talk], 8, None)
     scorer.close()
     found = [token for chunk in chunks.chunks for token in chunk[1:]]
     # The control token's text inside a message stays text: more tokens than the one.
@@ -156,6 +156,30 @@ def test_conversations_are_rendered_with_the_models_template(tmp_path):
     assert found.count(4) < 2 * one.count(4)
     result = measure(None, [path], [talk])
     assert result.evaluations[0].quality.tokens == 15 * (2 * (len(one) + longer) // CONTEXT)
+
+
+def test_a_model_without_a_template_reads_messages_as_text(tmp_path):
+    path = write_tiny(tmp_path / "plain.gguf", template=None)
+    turns = (Message("system", "abc"), Message("user", "defg" * 20))
+    talk = Text("talk", "en", conversations=(turns,))
+    text = Text("text", "en", content="abc\n\n" + "defg" * 20 + "\n\n")
+    one, other = measure(None, [path], [talk, text]).evaluations[0].scores
+    assert np.array_equal(one.nll, other.nll)
+
+
+def test_a_template_without_system_messages_gives_them_to_the_user(tmp_path):
+    source = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + TEMPLATE
+    )
+    path = write_tiny(tmp_path / "strict.gguf", template=source)
+    turns = (Message("system", "abc"), Message("user", "defg" * 20))
+    joined = (Message("user", f"{turns[0].content}\n\n{turns[1].content}"),)
+    talks = [Text(name, "en", conversations=(t,)) for name, t in (("a", turns), ("b", joined))]
+    one, other = measure(None, [path], talks).evaluations[0].scores
+    assert np.array_equal(one.nll, other.nll)
+    lonely = Text("lonely", "en", conversations=(turns[:1],))
+    with pytest.raises(TemplateError, match="no"):
+        measure(None, [path], [lonely])
 
 
 def test_progress_comes_to_its_end_and_cancelling_stops(models):
@@ -196,10 +220,7 @@ def test_what_cannot_be_measured(models, tmp_path):
         measure(f32, [q4], [PROSE], context=32, max_tokens=31)
     with pytest.raises(UsageError, match="short has 2 tokens, and a chunk has 32"):
         measure(f32, [q4], [PROSE, replace(PROSE, name="short", content="a")], context=32)
-    talk = Text("talk", "en", conversations=((Message("user", "a" * 99),),))
     plain = write_tiny(tmp_path / "plain.gguf", template=None)
-    with pytest.raises(TemplateError, match="has no chat template, and talk holds conversations"):
-        measure(None, [plain], [talk], context=32)
     with pytest.raises(UsageError, match="has a vocabulary of") as caught:
         measure(f32, [plain], [PROSE], context=32)
     assert str(f32) in str(caught.value)
