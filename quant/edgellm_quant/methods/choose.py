@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm_quant import ggml, mlx
+from edgellm_quant.codes import layout_of
 from edgellm_quant.errors import ShapeError
 from edgellm_quant.formats import BlockFormat, Format
 from edgellm_quant.formats.mlx import MLXFormat
@@ -24,12 +25,14 @@ from edgellm_quant.methods import gptq
 from edgellm_quant.methods.hessian import Factors, factor, row_losses
 from edgellm_quant.statistics import RowStatistics, TensorStatistics
 
-__all__ = ["EFFORTS", "GroupReport", "Method", "Settings", "TensorEncoder", "TensorReport"]
+__all__ = ["EFFORTS", "GroupReport", "How", "Method", "Settings", "TensorEncoder", "TensorReport"]
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 Method = Literal["rtn", "importance", "gptq"]
+How = Literal["rtn", "importance", "searched", "gptq"]
+"""What a method comes to: "searched" is rounding under an importance with scales of our own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +41,14 @@ class Settings:
 
     Attributes:
         sweeps: how often codes and scales are improved after the first pass.
+        searched: whether scales are searched for (`scales`), or taken from ggml's encoder.
         dampings: what is tried, as a share of the diagonal; see `hessian.factor`.
         sample: rows that it is tried on.
         fewest: with fewer input vectors than this, importance alone is used.
     """
 
     sweeps: int = 2
+    searched: bool = True
     dampings: tuple[float, ...] = (0.01, 0.06, 0.25, 0.8)
     sample: int = 64
     fewest: int = 256
@@ -51,7 +56,7 @@ class Settings:
 
 EFFORTS: Mapping[str, Settings] = MappingProxyType(
     {
-        "fast": Settings(sweeps=0, dampings=(0.3,), sample=32),
+        "fast": Settings(sweeps=0, searched=False, dampings=(0.3,), sample=32),
         "balanced": Settings(),
         "best": Settings(sweeps=6, dampings=(0.01, 0.03, 0.1, 0.25, 0.5, 1.0), sample=128),
     }
@@ -75,7 +80,7 @@ class GroupReport:
 
     start: int
     stop: int
-    method: Method
+    method: How
     damping: float | None
     error: float
     importance_error: float
@@ -108,7 +113,7 @@ def _mean(pairs: list[tuple[float, float]]) -> float:
 class _Choice:
     """How the rows of a group are encoded."""
 
-    method: Method
+    method: How
     factors: Factors | None = None
 
 
@@ -122,7 +127,8 @@ class TensorEncoder:
         fmt: what to encode to.
         statistics: of the tensor's inputs; None rounds plainly.
         method: "gptq" uses importance alone where there is no Hessian, or where that does better
-            on held-out inputs.
+            on held-out inputs. "importance" gives ggml's bytes; MLX has no such encoder, and its
+            scales are searched for.
         settings: how much work to do.
         threads: how many cores to use; None for all.
     """
@@ -177,6 +183,8 @@ class TensorEncoder:
 
     def _encode(self, weights: Floats, group: RowStatistics, choice: _Choice) -> Bytes:
         if choice.factors is None:
+            if choice.method == "searched" or not isinstance(self.fmt, BlockFormat):
+                return gptq.search(weights, self.fmt, group.importance, self.threads)
             return _round(weights, self.fmt, group.importance, self.threads)
         return gptq.encode(
             weights,
@@ -184,6 +192,7 @@ class TensorEncoder:
             choice.factors,
             group.importance,
             self.settings.sweeps,
+            self.settings.searched,
             self.threads,
         )
 
@@ -192,10 +201,14 @@ class TensorEncoder:
         count = min(self.settings.sample, len(rows))
         sample = np.ascontiguousarray(rows[np.linspace(0, len(rows) - 1, count).astype(np.intp)])
         judge = _judge(group)
-        plain = _round(sample, self.fmt, group.importance, self.threads)
+        choice, damping = _Choice("importance"), None
+        plain = self._encode(sample, group, choice)
         baseline = lowest = self._loss(sample, plain, judge)
-        damping: float | None = None
-        choice = _Choice("importance")
+        if self._searches():
+            other = _Choice("searched")
+            loss = self._loss(sample, self._encode(sample, group, other), judge)
+            if loss < lowest:
+                lowest, choice = loss, other
         if self._fits(group):
             assert group.hessian is not None
             for each in self.settings.dampings:
@@ -218,6 +231,10 @@ class TensorEncoder:
                 power * (group.stop - group.start) / count,
             )
         )
+
+    def _searches(self) -> bool:
+        """Tell whether our own scales under an importance alone are a choice."""
+        return self.method == "gptq" and self.settings.searched and layout_of(self.fmt) is not None
 
     def _fits(self, group: RowStatistics) -> bool:
         return (

@@ -3,8 +3,7 @@
 This is GPTQ (Frantar et al. 2022, algorithm 1): with H^-1 = U' U of an upper triangular U, a
 column j is rounded and its error e = (w_j - q_j) / U_jj moves the columns after it by
 -e U_jk. The loss of a row becomes the sum of e^2. Scales are chosen when a block is reached, from
-the values that the columns before it have moved (its groups are "dynamic"), by the format's own
-encoder, weighing columns with 1 / U_jj^2.
+the values that the columns before it have moved (its groups are "dynamic").
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm_quant.codes import Layout
+from edgellm_quant.codes import Layout, Parts
 from edgellm_quant.methods.columns import Rounder, Solution
 from edgellm_quant.methods.hessian import Factors
 
@@ -65,7 +64,7 @@ def round_columns(
     columns: Floats,
     layout: Layout,
     factors: Factors,
-    encode: Callable[[Floats, int], Bytes],
+    encode: Callable[[Floats, int], Parts],
 ) -> Solution:
     """Round column after column under the scales that `encode` chooses for each block.
 
@@ -73,8 +72,8 @@ def round_columns(
         columns: float32 (columns, rows); changed.
         layout: of the format's blocks.
         factors: of the Hessian of these columns.
-        encode: takes float32 (rows, block), contiguous, and the first column; gives blocks, of
-            which the scales are kept: uint8 (rows, bytes of a block).
+        encode: takes float32 (rows, block), contiguous, and the first column; gives the parts of
+            one block of each row, of which the scales are kept.
     """
     count, rows = columns.shape
     solution = Solution.empty(layout, count, rows)
@@ -83,7 +82,7 @@ def round_columns(
     errors = np.empty((_RUN, rows), np.float32)
     for block, first in enumerate(range(0, count, layout.block)):
         wanted = np.ascontiguousarray(columns[first : first + layout.block].T)
-        solution.set_scales(block, layout.read(encode(wanted, first)))
+        solution.set_scales(block, encode(wanted, first))
         scales, offsets = solution.scales(block)
         run = min(_RUN, layout.block)
         for start in range(first, first + layout.block, run):

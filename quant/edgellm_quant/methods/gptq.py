@@ -14,19 +14,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm_quant import ggml, mlx
+from edgellm_quant import ggml
 from edgellm_quant.blas import one_thread
-from edgellm_quant.codes import join_groups, layout_of
+from edgellm_quant.codes import Parts, join_groups, layout_of
 from edgellm_quant.errors import ShapeError, UnknownTypeError
 from edgellm_quant.formats import BlockFormat, Format
 from edgellm_quant.formats.mlx import MLXFormat
-from edgellm_quant.methods.columns import Solution
 from edgellm_quant.methods.descent import descend
 from edgellm_quant.methods.feedback import round_columns, round_slabs
 from edgellm_quant.methods.hessian import Factors
+from edgellm_quant.methods.scales import search_scales
 from edgellm_quant.parallel import for_each_chunk
 
-__all__ = ["can_compensate", "encode"]
+__all__ = ["can_compensate", "encode", "search"]
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -52,6 +52,7 @@ def encode(
     factors: Factors,
     importance: Floats,
     sweeps: int = 0,
+    searched: bool = True,
     threads: int | None = None,
 ) -> Bytes:
     """Encode rows that meet inputs of one Hessian.
@@ -62,6 +63,8 @@ def encode(
         factors: of the Hessian, (columns, columns), from `hessian.factor`.
         importance: float32 (columns,), what scales are chosen by.
         sweeps: how often codes and scales are improved; lattice formats take none.
+        searched: look for scales as `scales` does; else take those of ggml's encoder, which is
+            quicker. MLX's scales are always searched for.
         threads: how many cores to use; None for all.
 
     Returns:
@@ -85,50 +88,86 @@ def encode(
     out = np.empty((rows, fmt.row_bytes(columns)), np.uint8)
 
     def work(start: int, stop: int) -> None:
-        out[start:stop] = _encode(weights[start:stop], fmt, factors, importance, sweeps)
+        out[start:stop] = _encode(weights[start:stop], fmt, factors, importance, sweeps, searched)
 
     with one_thread():
         for_each_chunk(rows, columns, threads, work, step=_ROWS)
     return out
 
 
+def search(weights: Floats, fmt: Format, importance: Floats, threads: int | None = None) -> Bytes:
+    """Encode rows of which only the importance of the columns is known, with our own scales.
+
+    Args:
+        weights: float32 (rows, columns), C-contiguous.
+        fmt: what to encode to; a format that has a layout in `codes`.
+        importance: float32 (columns,).
+        threads: how many cores to use; None for all.
+
+    Returns:
+        uint8 (rows, fmt.row_bytes(columns)).
+    """
+    rows, columns = weights.shape
+    out = np.empty((rows, fmt.row_bytes(columns)), np.uint8)
+    layout = layout_of(fmt)
+    assert layout is not None
+
+    def work(start: int, stop: int) -> None:
+        part = weights[start:stop]
+        blocks = [
+            layout.write(search_scales(part[:, at : at + layout.block], weight, layout))
+            for at, weight in zip(
+                range(0, columns, layout.block),
+                importance.reshape(-1, layout.block),
+                strict=True,
+            )
+        ]
+        out[start:stop] = _join(np.stack(blocks, axis=1), fmt)
+
+    for_each_chunk(rows, columns, threads, work, step=_ROWS)
+    return out
+
+
 def _encode(
-    weights: Floats, fmt: Format, factors: Factors, importance: Floats, sweeps: int
+    weights: Floats,
+    fmt: Format,
+    factors: Factors,
+    importance: Floats,
+    sweeps: int,
+    searched: bool,
 ) -> Bytes:
     """Encode a piece of the rows: (n, columns) -> (n, row_bytes)."""
     columns = np.array(weights.T, order="C")  # (columns, n)
     layout = layout_of(fmt)
 
-    def blocks_of(wanted: Floats, first: int) -> Bytes:
-        part = np.ascontiguousarray(importance[first : first + wanted.shape[1]])
-        return quantize_part(wanted, fmt, part)
+    def weights_of(first: int, count: int) -> Floats:
+        return np.ascontiguousarray(importance[first : first + count])
 
     if layout is None:
         assert isinstance(fmt, BlockFormat)
         width = max(_SLAB, fmt.block_size)
 
         def rounded(wanted: Floats, first: int) -> tuple[Bytes, Floats]:
-            blocks = blocks_of(wanted, first)
-            return blocks, ggml.dequantize_rows(blocks, fmt, wanted.shape[1], threads=1)
+            count = wanted.shape[1]
+            blocks = ggml.quantize_rows(wanted, fmt, weights_of(first, count), threads=1)
+            return blocks, ggml.dequantize_rows(blocks, fmt, count, threads=1)
 
         return np.concatenate(round_slabs(columns, width, factors, rounded), axis=1)
-    solution = round_columns(columns.copy(), layout, factors, blocks_of)
+
+    def scaled(wanted: Floats, first: int) -> Parts:
+        weight = weights_of(first, layout.block)
+        if searched or not isinstance(fmt, BlockFormat):
+            return search_scales(wanted, weight, layout)
+        return layout.read(ggml.quantize_rows(wanted, fmt, weight, threads=1))
+
+    solution = round_columns(columns.copy(), layout, factors, scaled)
     if sweeps:
         descend(solution, columns, factors.hessian, sweeps)
-    return _join(solution, fmt)
+    return _join(solution.write(), fmt)
 
 
-def quantize_part(values: Floats, fmt: Format, importance: Floats | None) -> Bytes:
-    """Round plainly, or under an importance where the format's encoder takes one."""
-    if isinstance(fmt, BlockFormat):
-        return ggml.quantize_rows(values, fmt, importance, threads=1)
-    assert isinstance(fmt, MLXFormat)
-    return mlx.quantize_rows(values, fmt, threads=1)
-
-
-def _join(solution: Solution, fmt: Format) -> Bytes:
-    """Write a solution as rows of the format."""
-    blocks = solution.write()  # (n, blocks, bytes of a block)
+def _join(blocks: Bytes, fmt: Format) -> Bytes:
+    """Join (n, blocks, bytes of a block) to rows of the format."""
     if isinstance(fmt, MLXFormat):
         return join_groups(blocks, fmt)
     return blocks.reshape(len(blocks), -1)

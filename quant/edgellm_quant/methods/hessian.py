@@ -23,13 +23,10 @@ class Factors:
     Attributes:
         hessian: float32 (columns, columns), H with its damping.
         inverse: float32 (columns, columns), upper triangular U with H^-1 = U' U.
-        weights: float32 (columns,), 1 / U_jj^2: what an error in a column costs once the columns
-            after it have made up for it as well as they can.
     """
 
     hessian: Floats
     inverse: Floats
-    weights: Floats
 
 
 def factor(hessian: Floats, damping: float) -> Factors:
@@ -62,8 +59,7 @@ def factor(hessian: Floats, damping: float) -> Factors:
             damping = max(10 * damping, 1e-6)
     upper = _triangular_inverse(np.asarray(lower, np.float64))[::-1, ::-1]
     factors = np.ascontiguousarray(upper, np.float32)
-    weights = (1 / np.diagonal(upper) ** 2).astype(np.float32)
-    return Factors(damped.astype(np.float32), factors, weights)
+    return Factors(damped.astype(np.float32), factors)
 
 
 def _triangular_inverse(lower: Doubles) -> Doubles:

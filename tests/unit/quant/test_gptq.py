@@ -160,6 +160,7 @@ def test_losses_fall(fmt: Format) -> None:
 
     first = loss(gptq.encode(w, fmt, factors, importance, threads=1))
     assert first < 0.95 * loss(plain)
+    assert loss(gptq.encode(w, fmt, factors, importance, searched=False)) < loss(plain)
     if layout_of(fmt) is not None:
         assert loss(gptq.encode(w, fmt, factors, importance, sweeps=2, threads=2)) < first
 
@@ -185,6 +186,25 @@ def test_no_sweep_makes_a_row_worse(fmt: Format) -> None:
         assert (after <= before * (1 + 1e-5)).all()
         before = after
     assert after.sum() < row_losses(w - decode_first(fmt, w), h).sum()
+
+
+@pytest.mark.parametrize("fmt", CODED, ids=lambda fmt: fmt.name)
+def test_scales_searched_for_lose_less(fmt: Format) -> None:
+    w = weights(16, 512)
+    w[0, :256] = 0
+    importance = np.exp(np.random.default_rng(3).normal(size=512)).astype(np.float32)
+    found = gptq.search(w, fmt, importance)
+
+    def loss(values: np.ndarray) -> np.ndarray:
+        return (np.square(w - values) * importance).sum(axis=1)
+
+    if isinstance(fmt, MLXFormat):
+        plain = mlx.quantize_rows(w, fmt)
+    else:
+        plain = ggml.quantize_rows(w, FORMATS[fmt.name], importance)
+    values = decode(found, fmt, 512)
+    assert (values[0, :256] == 0).all() or "Q1_0" in fmt.name
+    assert loss(values).sum() <= loss(decode(plain, fmt, 512)).sum()
 
 
 def decode_first(fmt: Format, w: np.ndarray) -> np.ndarray:
