@@ -8,7 +8,7 @@ are then encoded under the Hessian of all inputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm_quant import ggml, mlx
+from edgellm_quant.blas import one_thread
 from edgellm_quant.codes import layout_of
 from edgellm_quant.errors import ShapeError
 from edgellm_quant.formats import BlockFormat, Format
@@ -44,6 +45,7 @@ class Settings:
         searched: whether scales are searched for (`scales`), or taken from ggml's encoder.
         dampings: what is tried, as a share of the diagonal; see `hessian.factor`.
         sample: rows that it is tried on.
+        thorough: whether a damping is judged by all that follows, or by the first pass alone.
         fewest: with fewer input vectors than this, importance alone is used.
     """
 
@@ -51,6 +53,7 @@ class Settings:
     searched: bool = True
     dampings: tuple[float, ...] = (0.01, 0.06, 0.25, 0.8)
     sample: int = 64
+    thorough: bool = False
     fewest: int = 256
 
 
@@ -58,10 +61,16 @@ EFFORTS: Mapping[str, Settings] = MappingProxyType(
     {
         "fast": Settings(sweeps=0, searched=False, dampings=(0.3,), sample=32),
         "balanced": Settings(),
-        "best": Settings(sweeps=6, dampings=(0.01, 0.03, 0.1, 0.25, 0.5, 1.0), sample=128),
+        "best": Settings(
+            sweeps=6, dampings=(0.01, 0.03, 0.1, 0.25, 0.5, 1.0), sample=128, thorough=True
+        ),
     }
 )
 """Settings by the name of an effort."""
+
+
+# The damping where no inputs are held out to judge by.
+_UNJUDGED = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,29 +166,51 @@ class TensorEncoder:
             ValueRangeError, ImportanceRequiredError, UnknownTypeError: as in
                 `edgellm_quant.ggml.quantize_rows`.
         """
+        if self.statistics is None or self.method == "rtn":
+            return _round(weights, self.fmt, None, self.threads)
+        groups = self._groups(weights, start)
+        out = np.empty((len(weights), self.fmt.row_bytes(weights.shape[1])), np.uint8)
+        with one_thread():
+            for first, last, group in groups:
+                part = np.ascontiguousarray(weights[first - start : last - start])
+                if group.start not in self._choices:
+                    self._choose(group, part)
+                choice = self._choices[group.start]
+                out[first - start : last - start] = self._encode(part, group, choice)
+                if last == group.stop:  # its matrices are done with
+                    self._choices[group.start] = _Choice(choice.method)
+        return out
+
+    def look(self, weights: Floats, start: int = 0) -> None:
+        """Choose for the groups of some rows, without encoding them: `report` has what was found.
+
+        Args:
+            weights: float32 (rows, columns), C-contiguous.
+            start: which row of the tensor the first of them is.
+
+        Raises:
+            ShapeError, ValueRangeError, UnknownTypeError: as `encode`.
+        """
+        for first, last, group in self._groups(weights, start):
+            if group.start not in self._choices:
+                with one_thread():
+                    self._choose(group, weights[first - start : last - start])
+
+    def report(self) -> TensorReport:
+        """Tell what was chosen for the groups whose rows have come."""
+        return TensorReport(tuple(self._reports))
+
+    def _groups(self, weights: Floats, start: int) -> Sequence[tuple[int, int, RowStatistics]]:
         statistics = self.statistics
         if statistics is None or self.method == "rtn":
-            return _round(weights, self.fmt, None, self.threads)
+            return ()
         rows, columns = weights.shape
         if columns != statistics.columns or start + rows > statistics.rows:
             raise ShapeError(
                 f"statistics of {statistics.rows} rows of {statistics.columns} values for the "
                 f"rows {start} to {start + rows - 1} of {columns} values"
             )
-        out = np.empty((rows, self.fmt.row_bytes(columns)), np.uint8)
-        for first, last, group in statistics.of_rows(start, start + rows):
-            part = np.ascontiguousarray(weights[first - start : last - start])
-            if group.start not in self._choices:
-                self._choose(group, part)
-            choice = self._choices[group.start]
-            out[first - start : last - start] = self._encode(part, group, choice)
-            if last == group.stop:
-                self._choices[group.start] = _Choice(choice.method)  # its matrices are done with
-        return out
-
-    def report(self) -> TensorReport:
-        """Tell what was chosen for the groups whose rows have come."""
-        return TensorReport(tuple(self._reports))
+        return statistics.of_rows(start, start + rows)
 
     def _encode(self, weights: Floats, group: RowStatistics, choice: _Choice) -> Bytes:
         if choice.factors is None:
@@ -201,22 +232,20 @@ class TensorEncoder:
         count = min(self.settings.sample, len(rows))
         sample = np.ascontiguousarray(rows[np.linspace(0, len(rows) - 1, count).astype(np.intp)])
         judge = _judge(group)
-        choice, damping = _Choice("importance"), None
+        choice = _Choice("importance")
         plain = self._encode(sample, group, choice)
         baseline = lowest = self._loss(sample, plain, judge)
-        if self._searches():
-            other = _Choice("searched")
-            loss = self._loss(sample, self._encode(sample, group, other), judge)
-            if loss < lowest:
-                lowest, choice = loss, other
+        damping: float | None = None
+        tried = [_Choice("searched")] if self._searches() else []
         if self._fits(group):
-            assert group.hessian is not None
-            for each in self.settings.dampings:
-                tried = _Choice("gptq", factor(group.hessian, each))
-                loss = self._loss(sample, self._encode(sample, group, tried), judge)
-                if loss < lowest:
-                    lowest, damping, choice = loss, each, tried
-            if damping is not None and group.held_out is not None:
+            tried.append(self._damped(group, sample, judge))
+        for each in tried:
+            loss = self._loss(sample, self._encode(sample, group, each), judge)
+            if loss < lowest or (each.factors is not None and group.held_out is None):
+                lowest, choice = loss, each
+        if choice.factors is not None:
+            damping = choice.factors.damping
+            if group.held_out is not None:
                 choice = _Choice("gptq", factor(_combined(group), damping))
         self._choices[group.start] = choice
         power = _total(sample, judge)
@@ -231,6 +260,30 @@ class TensorEncoder:
                 power * (group.stop - group.start) / count,
             )
         )
+
+    def _damped(self, group: RowStatistics, sample: Floats, judge: Floats) -> _Choice:
+        """Choose a damping, by the first pass alone where that is told to do."""
+        settings = self.settings
+        assert group.hessian is not None
+        if group.held_out is None:
+            return _Choice("gptq", factor(group.hessian, _UNJUDGED))
+        best, lowest = None, np.inf
+        for damping in settings.dampings:
+            factors = factor(group.hessian, damping)
+            if len(settings.dampings) > 1:
+                sweeps, searched = (
+                    (settings.sweeps, settings.searched) if settings.thorough else (0, False)
+                )
+                blocks = gptq.encode(
+                    sample, self.fmt, factors, group.importance, sweeps, searched, self.threads
+                )
+                loss = self._loss(sample, blocks, judge)
+            else:
+                loss = 0.0
+            if best is None or loss < lowest:
+                best, lowest = factors, loss
+        assert best is not None
+        return _Choice("gptq", best)
 
     def _searches(self) -> bool:
         """Tell whether our own scales under an importance alone are a choice."""

@@ -34,9 +34,9 @@ Bytes = NDArray[np.uint8]
 # Columns that a format without codes of its own has rounded at once.
 _SLAB = 256
 
-# Rows that are handled together: enough to hide what a call of numpy costs, few enough that a run
-# of columns stays in a core's cache.
-_ROWS = 512
+# Rows that are handled together at least and at most: enough to hide what a call of numpy costs,
+# few enough that a run of columns stays in a core's cache.
+_FEWEST, _MOST = 128, 640
 
 
 def can_compensate(fmt: Format) -> bool:
@@ -91,7 +91,7 @@ def encode(
         out[start:stop] = _encode(weights[start:stop], fmt, factors, importance, sweeps, searched)
 
     with one_thread():
-        for_each_chunk(rows, columns, threads, work, step=_ROWS)
+        for_each_chunk(rows, columns, threads, work, step=_step(rows))
     return out
 
 
@@ -124,8 +124,14 @@ def search(weights: Floats, fmt: Format, importance: Floats, threads: int | None
         ]
         out[start:stop] = _join(np.stack(blocks, axis=1), fmt)
 
-    for_each_chunk(rows, columns, threads, work, step=_ROWS)
+    for_each_chunk(rows, columns, threads, work, step=_step(rows))
     return out
+
+
+def _step(rows: int) -> int:
+    """Cut rows into pieces of one size: an even number of them, for an even number of cores."""
+    pieces = 2 * -(-rows // (2 * _MOST)) if rows >= 2 * _FEWEST else 1
+    return max(1, -(-rows // pieces))
 
 
 def _encode(

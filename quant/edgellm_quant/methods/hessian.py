@@ -23,10 +23,12 @@ class Factors:
     Attributes:
         hessian: float32 (columns, columns), H with its damping.
         inverse: float32 (columns, columns), upper triangular U with H^-1 = U' U.
+        damping: what it was damped with.
     """
 
     hessian: Floats
     inverse: Floats
+    damping: float
 
 
 def factor(hessian: Floats, damping: float) -> Factors:
@@ -59,7 +61,7 @@ def factor(hessian: Floats, damping: float) -> Factors:
             damping = max(10 * damping, 1e-6)
     upper = _triangular_inverse(np.asarray(lower, np.float64))[::-1, ::-1]
     factors = np.ascontiguousarray(upper, np.float32)
-    return Factors(damped.astype(np.float32), factors)
+    return Factors(damped.astype(np.float32), factors, damping)
 
 
 def _triangular_inverse(lower: Doubles) -> Doubles:

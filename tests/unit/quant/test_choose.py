@@ -132,3 +132,13 @@ def test_statistics_of_another_shape_are_refused() -> None:
         TensorEncoder(FMT, statistics).encode(weights(9))
     with pytest.raises(ShapeError, match="of 32 values"):
         TensorEncoder(FMT, statistics).encode(weights(4)[:, :32].copy())
+
+
+def test_a_look_at_some_rows_chooses_as_encoding_them_does() -> None:
+    w = weights(24)
+    statistics = TensorStatistics(64, (group(0, 24, inputs(3000, 1), inputs(1000, 2)),))
+    looking, encoding = (TensorEncoder(FMT, statistics, settings=QUICK) for _ in range(2))
+    looking.look(w)
+    encoding.encode(w)
+    assert looking.report() == encoding.report()
+    assert looking.report().error < looking.report().importance_error
