@@ -6,19 +6,22 @@ Nothing is written before the plan is complete, and nothing half-written ever ha
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
-from edgellm_converters.architectures.base import TEXT, Side
+from edgellm_converters.architectures.base import TEXT, Keys, Side
 from edgellm_converters.checked import CheckedTensors
 from edgellm_converters.errors import ConvertersError, SourceNotFoundError
+from edgellm_converters.plan import Step
 from edgellm_converters.sources import Plan, Source, open_source
 from edgellm_converters.streams import Recoder, quantized_formats, stream
 from edgellm_converters.targets import Choice, Wish, choose_formats
@@ -41,6 +44,7 @@ __all__ = [
     "Adapted",
     "ConversionResult",
     "Fallback",
+    "Prepared",
     "Progress",
     "Repack",
     "WrittenPart",
@@ -55,6 +59,8 @@ DTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
 
 Progress = Callable[[int, int], None]
 """Called with the bytes of tensor data written so far, and those of the whole."""
+
+STORED_BYTES = 1 << 23  # read at a time of a tensor that was encoded before
 
 # JSON files beside the tensors of a folder, beyond what is estimated for the vocabulary.
 MARGIN = 1 << 20
@@ -92,6 +98,21 @@ class WrittenPart:
     output: Path
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Formats that were chosen before, and tensors that were encoded in them.
+
+    `choice` is for the plan of the same source and target. `blocks` are files by the tensor's name
+    in the target: its rows of blocks, one after the other. `keys` go into the metadata of a GGUF
+    file, `files` (JSON by name) into a folder.
+    """
+
+    choice: Choice
+    blocks: Mapping[str, Path]
+    keys: Keys = field(default_factory=dict)
+    files: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +165,7 @@ def convert(
     dtype: str = "auto",
     recipe: str | None = None,
     mlx: MLXRecipe | None = None,
+    prepared: Prepared | None = None,
     lora: Path | None = None,
     lora_scale: float = 1.0,
     requantize: bool = False,
@@ -163,6 +185,8 @@ def convert(
             Hugging Face folder; between GGUF and MLX they are repacked where the formats allow it.
         recipe: a quantization recipe of `edgellm_quant.recipes`, in place of `dtype`; only to GGUF.
         mlx: the same for MLX; `dtype` is then that of scales and of what stays dense.
+        prepared: formats and tensors that are there already, in place of `dtype`, `recipe` and
+            `mlx`.
         lora: the folder of an adapter that is merged into the weights.
         lora_scale: how many times it is added.
         requantize: quantize a source that is quantized already.
@@ -203,9 +227,11 @@ def convert(
         check_target(target, folder=side is not Side.GGUF, force=force, source=source)
     with open_source(source) as opened:
         plan = opened.plan(side)
-        choice = choose_formats(opened, plan, Wish(dtype, recipe, mlx, requantize))
+        if prepared is None:
+            choice = choose_formats(opened, plan, Wish(dtype, recipe, mlx, requantize))
+            prepared = Prepared(choice, {})
         job = _Job(
-            opened, plan, choice, target, allow_nan, split_size, force, threads, progress, started
+            opened, plan, prepared, target, allow_nan, split_size, force, threads, progress, started
         )
         if lora is not None:
             job.merge(lora, lora_scale)
@@ -231,7 +257,7 @@ class _Job:
 
     source: Source
     plan: Plan
-    choice: Choice
+    prepared: Prepared
     target: Path
     allow_nan: bool
     split_size: int | None
@@ -242,6 +268,11 @@ class _Job:
     adapted: Adapted | None = None
     repacks: list[Repack] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def choice(self) -> Choice:
+        """The format of each tensor."""
+        return self.prepared.choice
 
     def merge(self, lora: Path, scale: float) -> None:
         """Let the source give its tensors with what an adapter adds to them.
@@ -265,6 +296,7 @@ class _Job:
         entries = source.entries(plan, self.choice)
         if self.adapted is not None:
             entries["edgellm.adapter"] = pack(TEXT, self.adapted.adapter.resolve().name)
+        entries |= {key: pack(*typed) for key, typed in self.prepared.keys.items()}
         specs = [
             TensorSpec(step.target, step.shape, _block(fmt))
             for step, fmt in zip(plan.steps, self.choice.formats, strict=True)
@@ -321,7 +353,7 @@ class _Job:
             for name, file in files.copies.items():
                 (folder / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(file, folder / name)
-            for name, content in files.json.items():
+            for name, content in (files.json | dict(self.prepared.files)).items():
                 write_json(folder / name, content)
             files.json.clear()
             self._stream(writer, total)
@@ -334,6 +366,11 @@ class _Job:
         tensors = CheckedTensors(self.source.tensors, allow=self.allow_nan)
         for step, fmt in zip(self.plan.steps, self.choice.formats, strict=True):
             writer.begin()
+            if step.target in self.prepared.blocks:
+                for slab in _stored(self.prepared.blocks[step.target], step, fmt):
+                    writer.write(slab)
+                    report(slab.nbytes)
+                continue
             recode = Recoder(fmt, self.threads, self.allow_nan)
             for slab in stream(tensors, step, recode):
                 writer.write(slab)
@@ -380,6 +417,25 @@ def _digest(files: Sequence[WrittenPart]) -> str:
     """Give the sha256 of what `sha256sum` prints for the parts."""
     lines = "".join(f"{file.sha256}  {file.output.name}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _stored(path: Path, step: Step, fmt: Format) -> Iterator[npt.NDArray[np.uint8]]:
+    """Read the rows of a tensor that was encoded before, a slab after the other.
+
+    Raises:
+        ConvertersError: the file has another size than the tensor.
+    """
+    width, rows = fmt.row_bytes(step.shape[-1]), math.prod(step.shape[:-1])
+    if path.stat().st_size != rows * width:
+        raise ConvertersError(
+            f"{path}: {path.stat().st_size} bytes, but {step.target} has {rows * width}",
+            hint="the file was changed or cut; remove it, and it is made again",
+        )
+    slab = max(1, STORED_BYTES // width)
+    with path.open("rb") as file:
+        for start in range(0, rows, slab):
+            count = min(slab, rows - start)
+            yield np.frombuffer(file.read(count * width), np.uint8).reshape(count, width)
 
 
 class Writer(Protocol):

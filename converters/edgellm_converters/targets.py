@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -37,13 +37,17 @@ class Wish:
     """What was asked for.
 
     `dtype` is "auto" or a float type, or "q8_0" for GGUF; `recipe` a name of
-    `edgellm_quant.recipes`, for GGUF alone; `mlx` the same for MLX.
+    `edgellm_quant.recipes`, for GGUF alone; `mlx` the same for MLX. `formats` are formats by the
+    name of tensors in GGUF: those go before a recipe, and without one the other tensors stay as
+    they are. `importance` tells that the encoder will have it, which changes some recipes.
     """
 
     dtype: str = "auto"
     recipe: str | None = None
     mlx: MLXRecipe | None = None
     requantize: bool = False
+    formats: Mapping[str, Format] | None = None
+    importance: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +100,23 @@ def _for_gguf(source: Source, plan: Plan, wish: Wish) -> Choice:
         for step, fmt in zip(plan.steps, kept, strict=True)
     ]
     recipe = wish.recipe or (None if wish.dtype == "auto" else wish.dtype)
+    if wish.formats is not None:
+        given = [
+            FORMATS[wish.formats[step.gguf].name] if step.gguf in wish.formats else fmt
+            for step, fmt in zip(plan.steps, kept, strict=True)
+        ]
+        if not wish.requantize:
+            _refuse_requantizing(source, plan, given)
+        return Choice(given, recipe, file_type=_file_type(facts, given))
     if recipe is None:
         return Choice(kept, file_type=_file_type(facts, kept), changes=is_folder)
     name = get_recipe(recipe).name
-    chosen = choose_types(name, facts, plan.facts)
+    chosen = choose_types(name, facts, plan.facts, has_importance=wish.importance)
     formats = [choice.format for choice in chosen]
     if not wish.requantize:
         _refuse_requantizing(source, plan, formats)
     needing = needs_importance(name, facts, chosen, plan.architecture)
-    if needing:
+    if needing and not wish.importance:
         raise ImportanceRequiredError(
             f"{name} needs to know which weights matter (importance), for example for {needing[0]}",
             hint="choose a type that does without, such as Q2_K, Q3_K_M or IQ4_XS",
@@ -141,6 +153,13 @@ def _for_mlx(source: Source, plan: Plan, wish: Wish) -> Choice:
     """
     present = [step_format(source.tensors, step) for step in plan.steps]
     dense = _dense_type(source, plan, present, wish.dtype)
+    if wish.formats is not None:
+        given = [
+            _with_scales(wish.formats.get(step.gguf, FORMATS[dense]), dense) for step in plan.steps
+        ]
+        if not wish.requantize:
+            _refuse_requantizing(source, plan, given)
+        return Choice(given, None if wish.mlx is None else wish.mlx.name, dense)
     if wish.mlx is None:
         formats = [
             _in_mlx(source, step, fmt, dense) for step, fmt in zip(plan.steps, present, strict=True)

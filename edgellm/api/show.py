@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from edgellm.device.memory import LayerCache, Runtime, cache_bytes, cached_layers, folder_layers
 from edgellm.errors import UsageError
 from edgellm.models import resolve
+from edgellm.quantization.receipt import find_receipt
 
 if TYPE_CHECKING:
+    from edgellm.quantization.receipt import Receipt
     from edgellm_converters.checkpoints.gguf_header import GGUFHeader
 
 __all__ = ["Memory", "ModelDetails", "TensorDetails", "describe_gguf", "show"]
@@ -64,7 +66,8 @@ class ModelDetails:
     """Everything that headers tell. `metadata` is the file's, or the folder's config.json.
 
     `type` is the name of the recipe (general.file_type), or else the tensor type that holds most
-    bytes. `bytes` is the size of the file (or of the files with tensors).
+    bytes. `bytes` is the size of the file (or of the files with tensors). `receipt` says how it was
+    quantized and what that cost; None if nobody measured it.
     """
 
     path: Path
@@ -77,6 +80,7 @@ class ModelDetails:
     metadata: Mapping[str, object]
     chat_template: str | None
     memory: Memory
+    receipt: Receipt | None = None
 
     @property
     def parameters(self) -> int:
@@ -143,6 +147,7 @@ def describe_gguf(path: Path, context: int | None = None) -> ModelDetails:
         tensors=tensors,
         metadata=metadata,
         chat_template=template if isinstance(template, str) else None,
+        receipt=find_receipt(path, metadata),
         memory=_memory(tensors, cached_layers(metadata), context, trained),
     )
 
@@ -199,6 +204,7 @@ def _describe_folder(folder: Path, context: int | None) -> ModelDetails:
         tensors=tensors,
         metadata=config,
         chat_template=_folder_template(folder),
+        receipt=find_receipt(folder, {}),
         memory=_memory(tensors, folder_layers(config), context, trained),
     )
 

@@ -16,7 +16,7 @@ from edgellm.cli.sizes import human_bytes, human_count, size_option
 if TYPE_CHECKING:
     from edgellm_converters.pipeline import ConversionResult, Repack
 
-__all__ = ["command", "quantization_options", "show"]
+__all__ = ["command", "conversion_json", "conversion_lines", "quantization_options"]
 
 SHOWN_FALLBACKS = 3
 F = TypeVar("F", bound=Callable[..., Any])
@@ -167,22 +167,14 @@ def command(
             )
         finally:
             bar.clear()
-    show(result, as_json=as_json, bits=bits)
-
-
-def show(
-    result: ConversionResult, *, as_json: bool, bits: int | None, method: str | None = None
-) -> None:
-    """Print what was done, for a program or for a person."""
     if as_json:
-        quantized = {"method": method, "receipt": None} if method else {}
-        echo_json(_json(result) | quantized)
+        echo_json(conversion_json(result))
         return
-    for line in _summary(result, bits):
+    for line in conversion_lines(result, bits):
         click.echo(printable(line))
 
 
-def _json(result: ConversionResult) -> dict[str, Any]:
+def conversion_json(result: ConversionResult) -> dict[str, Any]:
     """Give the object that `--json` writes."""
     adapted = result.adapted
     return {
@@ -231,7 +223,7 @@ def _json(result: ConversionResult) -> dict[str, Any]:
     }
 
 
-def _summary(result: ConversionResult, bits: int | None) -> list[str]:
+def conversion_lines(result: ConversionResult, bits: int | None) -> list[str]:
     """Give the lines that a person reads."""
     lines = []
     if bits is not None:

@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "show": "edgellm.cli.show",
     "list": "edgellm.cli.list",
     "pull": "edgellm.cli.pull",
+    "verify": "edgellm.cli.verify",
 }
 
 

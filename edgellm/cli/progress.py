@@ -14,7 +14,7 @@ import click
 
 from edgellm.cli.sizes import human_bytes, human_time
 
-__all__ = ["ProgressBar", "terminated_like_interrupted"]
+__all__ = ["ProgressBar", "StageBar", "duration", "terminated_like_interrupted"]
 
 WIDTH = 30
 INTERVAL = 0.1  # seconds between two drawings
@@ -58,6 +58,56 @@ class ProgressBar:
         if self._drawn:
             click.echo("\r\033[K", nl=False, err=True)
             self._drawn = False
+
+
+class StageBar:
+    """Shows what is being done, how much of it, and the time that is left of that."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+        self._drawn = False
+        self._next = 0.0
+        self._stage = ""
+        self._started = 0.0
+        self._first = 0.0
+
+    def __call__(self, stage: str, done: float, total: float) -> None:
+        """Draw the bar, at most ten times a second."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._started, self._first, self._next = stage, now, done, 0.0
+        if not self._shown or now < self._next:
+            return
+        self._next = now + INTERVAL
+        self._drawn = True
+        share = done / total if total else 1.0
+        bar = "#" * round(share * WIDTH)
+        line = f"{stage} [{bar:{WIDTH}}] {share:4.0%}"
+        passed, seconds = done - self._first, now - self._started
+        if passed > 0 and seconds > 1:
+            line += f", {duration((total - done) * seconds / passed)} left"
+        click.echo(f"\r\033[K{line}", nl=False, err=True)
+
+    def estimate(self, seconds: float) -> None:
+        """Say how long it will take in all."""
+        if self._shown:
+            self.clear()
+            click.echo(
+                f"about {duration(seconds)} on this machine; Ctrl-C keeps what is done", err=True
+            )
+
+    def clear(self) -> None:
+        """Take the bar away."""
+        if self._drawn:
+            click.echo("\r\033[K", nl=False, err=True)
+            self._drawn = False
+
+
+def duration(seconds: float) -> str:
+    """Write a time as people say it: "40 s", "3 min", "2.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

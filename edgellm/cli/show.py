@@ -12,10 +12,12 @@ import click
 
 from edgellm.cli.main import printable
 from edgellm.cli.options import echo_json, json_option, option
+from edgellm.cli.receipts import quality_lines
 from edgellm.cli.sizes import human_bytes, human_count
 
 if TYPE_CHECKING:
     from edgellm.api.show import ModelDetails
+    from edgellm.quantization.receipt import Receipt
 
 __all__ = ["command"]
 
@@ -23,6 +25,7 @@ __all__ = ["command"]
 LONGEST_ARRAY = 16
 SHOWN_OF_ARRAY = 6
 LONGEST_TEXT = 160
+RECEIPT_KEY = "edgellm.receipt"  # shown by itself
 
 
 @click.command("show")
@@ -76,7 +79,7 @@ def _as_json(details: ModelDetails, *, full: bool) -> dict[str, Any]:
         ],
         "metadata": {key: _plain(value) for key, value in _values(details, full)},
         "chat_template": details.chat_template,
-        "receipt": None,
+        "receipt": None if details.receipt is None else details.receipt.as_dict(),
         "memory": {
             "context": memory.context,
             "weights": memory.weights,
@@ -148,11 +151,13 @@ def _lines(details: ModelDetails, *, all_tensors: bool, full: bool) -> list[str]
     if isinstance(number, int) and isinstance(count, int) and count > 1:
         facts["part"] = f"{number + 1} of {count}; the figures are those of this file alone"
     lines = [f"{name:<16} {_line(text)}" for name, text in facts.items()]
+    if details.receipt is not None:
+        lines += ["", *map(_line, _receipt(details.receipt))]
     lines += ["", "metadata"]
     lines += [
         f"  {_line(key)} = {_line(_brief(value, full))}"
         for key, value in _values(details, full)
-        if key != "tokenizer.chat_template"
+        if key not in ("tokenizer.chat_template", RECEIPT_KEY)
     ]
     lines += ["", f"tensors: {len(details.tensors)}"]
     counts = Counter(tensor.type for tensor in details.tensors)
@@ -169,6 +174,25 @@ def _lines(details: ModelDetails, *, all_tensors: bool, full: bool) -> list[str]
     if details.chat_template:
         lines += [f"  {_line(line)}" for line in details.chat_template.split("\n")]
     return lines
+
+
+def _receipt(receipt: Receipt) -> list[str]:
+    """Say how the model was quantized, and what that cost."""
+    asked = ", ".join(f"{key} {value}" for key, value in receipt.request.items())
+    lines = [
+        "receipt",
+        f"  made from {receipt.source.name} ({human_bytes(receipt.source.bytes)}, sha256 "
+        f"{receipt.source.sha256})",
+        f"  asked for {asked}; method {receipt.method}, effort {receipt.effort}, seed "
+        f"{receipt.seed}",
+    ]
+    if (calibration := receipt.calibration) is not None:
+        lines.append(
+            f"  calibrated on {calibration.tokens} tokens of {', '.join(calibration.texts)}"
+        )
+    methods = Counter(made.method for made in receipt.tensors.values())
+    lines.append("  tensors: " + ", ".join(f"{n} by {name}" for name, n in methods.most_common()))
+    return [*lines, *(f"  {line}" for line in quality_lines(receipt))]
 
 
 def _brief(value: object, full: bool) -> str:
