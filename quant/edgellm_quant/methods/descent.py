@@ -10,12 +10,14 @@ the number as it is stored.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellm_quant.methods.columns import Rounder, Solution
 
-__all__ = ["descend"]
+__all__ = ["descend", "move_d", "move_steps"]
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -93,21 +95,23 @@ def _refit(solution: Solution, block: int, gradient: Floats, hessian: Floats) ->
     if solution.steps is not None and layout.steps is not None:
         d = None if solution.d is None else solution.d[block]
         basis = levels if d is None else levels * d
-        _move_steps(solution.steps[block], layout.steps, basis, gradient, hessian, values)
+        move_steps(solution.steps[block], layout.steps, basis, gradient, hessian, values)
         levels *= np.take(layout.steps, solution.steps[block])[:, None]
     added: Floats | None = None
     if solution.m is not None:
         ones: Floats = np.ones((len(levels), 1, shape[2]), np.float32)
         if solution.steps_m is not None and layout.steps_m is not None:
             basis = ones * solution.m[block]
-            _move_steps(solution.steps_m[block], layout.steps_m, basis, gradient, hessian, values)
+            move_steps(solution.steps_m[block], layout.steps_m, basis, gradient, hessian, values)
             ones *= np.take(layout.steps_m, solution.steps_m[block])[:, None]
         added = np.broadcast_to(ones, levels.shape).reshape(values.shape)
     if solution.d is not None:
-        _move_d(solution, block, levels.reshape(values.shape), added, gradient, hessian)
+        m = None if solution.m is None else solution.m[block]
+        along = levels.reshape(values.shape)
+        move_d(solution.d[block], m, layout.narrow, along, added, gradient, hessian, values)
 
 
-def _move_steps(
+def move_steps(
     steps: Bytes,
     table: Floats,
     basis: Floats,
@@ -145,42 +149,44 @@ def _divide(above: Floats, below: Floats) -> Floats:
     return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
 
 
-def _move_d(
-    solution: Solution,
-    block: int,
+def move_d(
+    d: Floats,
+    m: Floats | None,
+    narrow: Callable[[Floats], Floats],
     along: Floats,
     added: Floats | None,
     gradient: Floats,
     hessian: Floats,
+    values: Floats,
 ) -> None:
-    """Give a block the d, or d and m, with the least loss; `along` is how values grow with d."""
-    layout, d, m = solution.layout, solution.d, solution.m
-    assert d is not None
+    """Give a block the d, or d and m, with the least loss.
+
+    Args:
+        d, m: float32 (rows,); changed. m is None where the format has none.
+        narrow: rounds them to the type that they are stored in.
+        along, added: float32 (block, rows), how values grow with d and with m.
+        gradient, hessian, values: of the block; gradient and values are changed.
+    """
     pushed = hessian @ along
     aa = np.einsum("cr,cr->r", along, pushed)
     ag = np.einsum("cr,cr->r", along, gradient)
     if added is None or m is None:
-        x = layout.narrow(d[block] + _divide(ag, aa)) - d[block]
+        x = narrow(d + _divide(ag, aa)) - d
         x *= 2 * x * ag > x * x * aa
-        d[block] += x
-        change = x * along
-        push = x * pushed
-    else:
-        pushed_m = hessian @ added
-        ab = np.einsum("cr,cr->r", added, pushed)
-        bb = np.einsum("cr,cr->r", added, pushed_m)
-        bg = np.einsum("cr,cr->r", added, gradient)
-        x = layout.narrow(d[block] + _divide(ag * bb - bg * ab, aa * bb - ab * ab)) - d[block]
-        y = layout.narrow(m[block] + _divide(bg - ab * x, bb)) - m[block]
-        better = 2 * (x * ag + y * bg) > x * x * aa + 2 * x * y * ab + y * y * bb
-        x *= better
-        y *= better
-        d[block] += x
-        m[block] += y
-        change = x * along
-        change += y * added
-        push = x * pushed
-        push += y * pushed_m
-    first = block * layout.block
-    solution.values[first : first + layout.block] += change
-    gradient -= push
+        d += x
+        values += x * along
+        gradient -= x * pushed
+        return
+    pushed_m = hessian @ added
+    ab = np.einsum("cr,cr->r", added, pushed)
+    bb = np.einsum("cr,cr->r", added, pushed_m)
+    bg = np.einsum("cr,cr->r", added, gradient)
+    x = narrow(d + _divide(ag * bb - bg * ab, aa * bb - ab * ab)) - d
+    y = narrow(m + _divide(bg - ab * x, bb)) - m
+    better = 2 * (x * ag + y * bg) > x * x * aa + 2 * x * y * ab + y * y * bb
+    x *= better
+    y *= better
+    d += x
+    m += y
+    values += x * along + y * added
+    gradient -= x * pushed + y * pushed_m

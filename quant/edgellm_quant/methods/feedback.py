@@ -31,7 +31,7 @@ def round_slabs(
     width: int,
     factors: Factors,
     encode: Callable[[Floats, int], tuple[Bytes, Floats]],
-) -> list[Bytes]:
+) -> tuple[list[Bytes], Floats]:
     """Round slab after slab, each whole.
 
     It serves the formats whose values share codes: a slab is rounded without feedback inside, and
@@ -45,19 +45,21 @@ def round_slabs(
             and the values they stand for.
 
     Returns:
-        The blocks of each slab.
+        The blocks of each slab, and what they stand for: float32 (columns, rows).
     """
     out = []
+    found = np.empty_like(columns)
     for start in range(0, len(columns), width):
         stop = min(start + width, len(columns))
         wanted = np.ascontiguousarray(columns[start:stop].T)
         blocks, values = encode(wanted, start)
         out.append(blocks)
+        found[start:stop] = values.T
         if stop < len(columns):
             corner = factors.inverse[start:stop, start:stop]
             errors = np.linalg.solve(corner.T.astype(np.float64), (wanted - values).T)
             columns[stop:] -= factors.inverse[start:stop, stop:].T @ errors.astype(np.float32)
-    return out
+    return out, found
 
 
 def round_columns(

@@ -5,8 +5,9 @@ columns one after the other, each making up for those before it, and `descent` t
 and scales one at a time. What is written are ordinary blocks; kernels notice nothing.
 
 Lone columns are handled where values have codes of their own (`codes.LAYOUTS`, MLX's affine mode
-and mxfp4). In the lattice formats (IQ1, IQ2, IQ3), where groups of values share a code, a slab of
-256 columns is rounded by ggml as a whole, and makes up for the slabs before it.
+and mxfp4). In the lattice formats (IQ1, IQ2, IQ3), where groups of values share a code, a block of
+256 columns is rounded by ggml as a whole, and makes up for the blocks before it; `lattice` then
+improves blocks and their scales.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from edgellm_quant.formats.mlx import MLXFormat
 from edgellm_quant.methods.descent import descend
 from edgellm_quant.methods.feedback import round_columns, round_slabs
 from edgellm_quant.methods.hessian import Factors
+from edgellm_quant.methods.lattice import SCALES, descend_slabs
 from edgellm_quant.methods.scales import search_scales
 from edgellm_quant.parallel import for_each_chunk
 
@@ -30,9 +32,6 @@ __all__ = ["can_compensate", "encode", "search"]
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
-
-# Columns that a format without codes of its own has rounded at once.
-_SLAB = 256
 
 # Rows that are handled together at least and at most: enough to hide what a call of numpy costs,
 # few enough that a run of columns stays in a core's cache.
@@ -62,7 +61,7 @@ def encode(
         fmt: what to encode to.
         factors: of the Hessian, (columns, columns), from `hessian.factor`.
         importance: float32 (columns,), what scales are chosen by.
-        sweeps: how often codes and scales are improved; lattice formats take none.
+        sweeps: how often codes and scales are improved.
         searched: look for scales as `scales` does; else take those of ggml's encoder, which is
             quicker. MLX's scales are always searched for.
         threads: how many cores to use; None for all.
@@ -151,14 +150,17 @@ def _encode(
 
     if layout is None:
         assert isinstance(fmt, BlockFormat)
-        width = max(_SLAB, fmt.block_size)
 
         def rounded(wanted: Floats, first: int) -> tuple[Bytes, Floats]:
             count = wanted.shape[1]
             blocks = ggml.quantize_rows(wanted, fmt, weights_of(first, count), threads=1)
             return blocks, ggml.dequantize_rows(blocks, fmt, count, threads=1)
 
-        return np.concatenate(round_slabs(columns, width, factors, rounded), axis=1)
+        slabs, values = round_slabs(columns.copy(), fmt.block_size, factors, rounded)
+        if sweeps:
+            scales = SCALES.get(fmt.name)
+            descend_slabs(slabs, values, columns, factors.hessian, sweeps, scales, rounded)
+        return np.concatenate(slabs, axis=1)
 
     def scaled(wanted: Floats, first: int) -> Parts:
         weight = weights_of(first, layout.block)

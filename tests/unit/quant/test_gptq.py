@@ -140,7 +140,7 @@ def test_without_correlation_each_value_gets_its_nearest_level(fmt: Format) -> N
 @pytest.mark.parametrize("name", LATTICES)
 def test_lattices_without_correlation_are_as_ggml_has_them(name: str) -> None:
     fmt, w, ones = FORMATS[name], weights(2, 512), np.ones(512, np.float32)
-    out = gptq.encode(w, fmt, factor(np.eye(512, dtype=np.float32), 0), ones, sweeps=1)
+    out = gptq.encode(w, fmt, factor(np.eye(512, dtype=np.float32), 0), ones)
     wanted = [ggml.quantize_rows(w[:, at : at + 256].copy(), fmt, ones[:256]) for at in (0, 256)]
     np.testing.assert_array_equal(out, np.concatenate(wanted, axis=1))
 
