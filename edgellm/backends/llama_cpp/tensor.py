@@ -62,6 +62,7 @@ def _functions() -> ctypes.CDLL:
         ("ggml_nbytes", size, (address,)),
         ("ggml_backend_buffer_is_host", ctypes.c_bool, (address,)),
         ("ggml_backend_tensor_get", None, (address, address, size, size)),
+        ("ggml_backend_tensor_set", None, (address, address, size, size)),
         ("ggml_tensor_overhead", size, ()),
         ("ggml_init", address, (_InitParams,)),
         ("ggml_free", None, (address,)),
@@ -148,6 +149,19 @@ class Tensor:
             memory = (ctypes.c_char * size)()
             lib.ggml_backend_tensor_get(self.address, memory, 0, size)
         return np.ndarray(self.shape, dtype, memory, strides=tuple(struct.nb[::-1]))
+
+    def write(self, blocks: NDArray[np.uint8]) -> None:
+        """Put bytes in the place of its own.
+
+        Raises:
+            BackendError: it has another number of them, or lies nowhere.
+        """
+        lib, struct = _functions(), self._struct
+        size = lib.ggml_nbytes(self.address)
+        if blocks.nbytes != size or not (struct.buffer and struct.data):
+            raise BackendError(f"{blocks.nbytes} bytes for {self.name!r}, which has {size}")
+        whole = np.ascontiguousarray(blocks)
+        lib.ggml_backend_tensor_set(self.address, whole.ctypes.data, 0, size)
 
 
 @functools.cache

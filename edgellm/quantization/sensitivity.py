@@ -1,0 +1,267 @@
+"""How much a model's predictions suffer from an error in each of its weights.
+
+To second order the KL divergence between a model and the same with changed weights is a quadratic
+form of the change, so that it grows in proportion to the squared error of a layer's output. The
+sensitivity alpha of a tensor is that proportion: KL divergence (nats a token) per unit of relative
+error E (see `edgellm_quant.distortion`).
+
+It is measured for groups of tensors that play the same part in the same third of the layers: their
+weights are replaced in the loaded model by coarsely rounded ones, the divergence on some text is
+taken, and the weights are put back. A tied embedding is looked up and multiplied with in the same
+change, so that its sensitivity is of both.
+
+Divergences of groups add up: on SmolLM2-135M their sum was 0.385 where all together had 0.348, on
+Gemma 3 270M 0.260 and 0.295 (each with a standard error of 0.018).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.backends.llama_cpp.swap import SwapModel
+from edgellm.errors import BackendError, UsageError
+from edgellm.evaluate.divergence import divergence
+from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
+from edgellm_quant.distortion import relative_error, round_values
+from edgellm_quant.facts import Role, layer_of, role_of
+from edgellm_quant.formats import FORMATS
+from edgellm_quant.ggml import dequantize_rows, quantize_rows
+from edgellm_quant.statistics import TensorStatistics
+
+__all__ = ["Group", "Measured", "alphas_of", "default_alphas", "groups_of", "measure"]
+
+# Reference logits that are kept, in bytes: longer texts are cut.
+LOGITS_BYTES = 256 << 20
+# Coarse enough to stand far above what rounding in float16 does, fine enough that the divergence
+# still grows with the square; and rounded under importance as all formats are. It is quick.
+COARSE = "Q4_0"
+
+_ALPHAS: Mapping[Role, tuple[float, float, float]] = {
+    Role.QUERY: (0.056, 0.069, 0.035),
+    Role.KEY: (0.091, 0.107, 0.066),
+    Role.VALUE: (0.235, 0.189, 0.160),
+    Role.ATTENTION_OUTPUT: (0.126, 0.151, 0.064),
+    Role.GATE: (0.221, 0.141, 0.157),
+    Role.UP: (0.278, 0.169, 0.218),
+    Role.DOWN: (0.374, 0.418, 0.491),
+    Role.EMBEDDING: (0.25, 0.25, 0.25),
+}
+_OTHER = 0.15
+_LOGITS = 47.0
+_LOGITS_PLAIN = 6.0  # of SmolLM2 alone
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Tensors that are changed together: their part, and their third of the layers (or -1)."""
+
+    role: Role
+    third: int
+    tensors: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What people see."""
+        places = ("first", "middle", "last")
+        return self.role.value + (f", {places[self.third]} third" if self.third >= 0 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A group's measurement.
+
+    Attributes:
+        group: what was changed.
+        error: the sum of its tensors' relative errors.
+        kld: mean KL divergence, nats a token.
+        standard_error: of the mean, over tokens.
+    """
+
+    group: Group
+    error: float
+    kld: float
+    standard_error: float
+
+    @property
+    def alpha(self) -> float:
+        """Nats a token for each unit of relative error of one tensor."""
+        return self.kld / self.error if self.error > 0 else 0.0
+
+
+def default_alphas(names: Sequence[str], weighed: Collection[str] = ()) -> dict[str, float]:
+    """Give sensitivities without a measurement: those of other models.
+
+    They are geometric means of what `measure` found on 768 and 512 tokens of the calibration texts
+    for SmolLM2-135M-Instruct (30 layers of 576) and Gemma 3 270M (18 of 640), where the two lie
+    within a factor of 3 of each other. What neither has is assumed: an output matrix counts as a
+    tied embedding does, an embedding of its own as what the first layers compute with, and fused or
+    unknown matrices as the middle of the others.
+
+    Args:
+        names: of the tensors.
+        weighed: those whose errors are weighed by statistics of their inputs. In front of the
+            logits one input outweighs all others, so that the same rounding has a far smaller
+            weighed error than a plain one.
+    """
+    tied = all(role_of(name) is not Role.OUTPUT for name in names)
+    found = {}
+    for group in groups_of(names):
+        logits = group.role is Role.OUTPUT or (group.role is Role.EMBEDDING and tied)
+        for name in group.tensors:
+            if logits:
+                found[name] = _LOGITS if name in weighed else _LOGITS_PLAIN
+            else:
+                alphas = _ALPHAS.get(group.role, (_OTHER,) * 3)
+                found[name] = alphas[max(0, group.third)]
+    return found
+
+
+def alphas_of(measured: Sequence[Measured], names: Sequence[str]) -> dict[str, float]:
+    """Give the sensitivity of each tensor: its group's, or what other models let expect.
+
+    Expected ones are scaled by how this model compares with those on the layers that were measured.
+
+    Args:
+        measured: what `measure` gave.
+        names: the tensors in question.
+    """
+    known = {name: each.alpha for each in measured for name in each.group.tensors}
+    expected = default_alphas(names, known.keys())
+    ratios = [
+        math.log(known[name] / expected[name])
+        for name in names
+        if layer_of(name) >= 0 and known.get(name, 0.0) > 0
+    ]
+    scale = math.exp(sum(ratios) / len(ratios)) if ratios else 1.0
+    return {name: known.get(name, scale * expected[name]) for name in names}
+
+
+def groups_of(names: Sequence[str]) -> tuple[Group, ...]:
+    """Group the names of tensors by part and third of the layers."""
+    layers = 1 + max((layer_of(name) for name in names), default=0)
+    found: dict[tuple[Role, int], list[str]] = {}
+    for name in names:
+        at = layer_of(name)
+        third = -1 if at < 0 else min(2, 3 * at // max(1, layers))
+        found.setdefault((role_of(name), third), []).append(name)
+    return tuple(Group(*key, tuple(tensors)) for key, tensors in found.items())
+
+
+def measure(
+    model: Path,
+    names: Sequence[str],
+    statistics: Mapping[str, TensorStatistics],
+    chunks: Sequence[Sequence[int]],
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> tuple[Measured, ...]:
+    """Measure the sensitivity of groups of tensors.
+
+    The second half of each chunk is scored, and as many chunks as keep their logits in 256 MiB.
+
+    Args:
+        model: a GGUF file that has passed the safety check; its own weights are the reference.
+        names: the tensors in question.
+        statistics: of their inputs, by name; tensors without any count by plain squares.
+        chunks: tokens of texts, all of one length, the start token included.
+        threads: cores to use; None for all.
+        progress: called with groups measured and groups in all.
+        cancelled: asked between texts.
+
+    Raises:
+        UsageError: no text.
+        BackendError: llama.cpp cannot run the model, or nothing is computed with a tensor.
+        CancelledError: `cancelled` gave True.
+    """
+    if not chunks or min(map(len, chunks)) < 4:
+        raise UsageError("there is no text to measure sensitivities on")
+    groups = groups_of(names)
+    with (
+        GGUFCheckpoint(model) as checkpoint,
+        closing(
+            SwapModel(model, max(map(len, chunks)), threads=threads, cancelled=cancelled)
+        ) as swapped,
+    ):
+        return _measure(checkpoint, swapped, groups, statistics, chunks, threads, progress)
+
+
+def _measure(
+    checkpoint: GGUFCheckpoint,
+    swapped: SwapModel,
+    groups: Sequence[Group],
+    statistics: Mapping[str, TensorStatistics],
+    chunks: Sequence[Sequence[int]],
+    threads: int | None,
+    progress: Progress | None,
+) -> tuple[Measured, ...]:
+    each = 4 * swapped.vocabulary * (len(chunks[0]) - len(chunks[0]) // 2)
+    chunks = chunks[: max(1, LOGITS_BYTES // each)]
+    reference = [np.array(swapped.logits(chunk, len(chunk) // 2)) for chunk in chunks]
+    found = []
+    for number, group in enumerate(groups):
+        if progress is not None:
+            progress(number, len(groups))
+        error = 0.0
+        try:
+            for name in group.tensors:
+                changed, lost = _coarse(checkpoint, name, statistics.get(name), threads)
+                swapped.write(name, changed)
+                error += lost
+            values = np.concatenate(
+                [
+                    _divergence(before, swapped.logits(chunk, len(chunk) // 2), chunk, threads)
+                    for chunk, before in zip(chunks, reference, strict=True)
+                ]
+            )
+        finally:
+            for name in group.tensors:
+                swapped.write(name, checkpoint.raw(name))
+        if not np.isfinite(values).all():
+            raise BackendError(f"{swapped.path}: logits that are not finite")
+        deviation = float(values.std()) / len(values) ** 0.5
+        found.append(Measured(group, error, float(values.mean(dtype=np.float64)), deviation))
+    if progress is not None:
+        progress(len(groups), len(groups))
+    return tuple(found)
+
+
+def _divergence(
+    before: NDArray[np.float32],
+    after: NDArray[np.float32],
+    chunk: Sequence[int],
+    threads: int | None,
+) -> NDArray[np.float32]:
+    # The last token's successor is not in the text: its own divergence needs none.
+    targets = [*chunk[len(chunk) - len(before) + 1 :], chunk[0]]
+    return divergence(before, after, targets, threads=threads).kld
+
+
+def _coarse(
+    checkpoint: GGUFCheckpoint,
+    name: str,
+    statistics: TensorStatistics | None,
+    threads: int | None,
+) -> tuple[NDArray[np.uint8], float]:
+    """Round a tensor coarsely: its blocks in its own format, and the relative error."""
+    info = checkpoint.info(name)
+    rows = checkpoint.load_rows(name, 0, info.rows, threads=threads or 1)
+    if not FORMATS[COARSE].holds(info.columns):
+        return checkpoint.raw(name), 0.0  # nothing but floats can store it either
+    pieces = [(0, info.rows, None)] if statistics is None else statistics.of_rows(0, info.rows)
+    changed = np.concatenate(
+        [round_values(rows[start:stop], FORMATS[COARSE], group) for start, stop, group in pieces]
+    )
+    blocks = quantize_rows(changed, info.format, None, threads)
+    stored = dequantize_rows(blocks, info.format, info.columns, threads)
+    return blocks, relative_error(rows, stored, pieces)
