@@ -246,7 +246,7 @@ class TensorEncoder:
         if choice.factors is not None:
             damping = choice.factors.damping
             if group.held_out is not None:
-                choice = _Choice("gptq", factor(_combined(group), damping))
+                choice = _Choice("gptq", factor(_combined(group), damping, gptq.block_of(self.fmt)))
         self._choices[group.start] = choice
         power = _total(sample, judge)
         self._reports.append(
@@ -263,13 +263,13 @@ class TensorEncoder:
 
     def _damped(self, group: RowStatistics, sample: Floats, judge: Floats) -> _Choice:
         """Choose a damping, by the first pass alone where that is told to do."""
-        settings = self.settings
+        settings, block = self.settings, gptq.block_of(self.fmt)
         assert group.hessian is not None
         if group.held_out is None:
-            return _Choice("gptq", factor(group.hessian, _UNJUDGED))
+            return _Choice("gptq", factor(group.hessian, _UNJUDGED, block))
         best, lowest = None, np.inf
         for damping in settings.dampings:
-            factors = factor(group.hessian, damping)
+            factors = factor(group.hessian, damping, block)
             if len(settings.dampings) > 1:
                 sweeps, searched = (
                     (settings.sweeps, settings.searched) if settings.thorough else (0, False)

@@ -28,7 +28,7 @@ from edgellm_quant.methods.lattice import SCALES, descend_slabs
 from edgellm_quant.methods.scales import search_scales
 from edgellm_quant.parallel import for_each_chunk
 
-__all__ = ["can_compensate", "encode", "search"]
+__all__ = ["block_of", "can_compensate", "encode", "search"]
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -45,6 +45,14 @@ def can_compensate(fmt: Format) -> bool:
     return layout_of(fmt) is not None
 
 
+def block_of(fmt: Format) -> int:
+    """Give how many columns have their scales chosen together."""
+    if isinstance(fmt, BlockFormat):
+        return fmt.block_size
+    layout = layout_of(fmt)
+    return 1 if layout is None else layout.block
+
+
 def encode(
     weights: Floats,
     fmt: Format,
@@ -59,7 +67,7 @@ def encode(
     Args:
         weights: float32 (rows, columns), C-contiguous.
         fmt: what to encode to.
-        factors: of the Hessian, (columns, columns), from `hessian.factor`.
+        factors: of the Hessian, (columns, columns), from `hessian.factor`, with `block_of(fmt)`.
         importance: float32 (columns,), what scales are chosen by.
         sweeps: how often codes and scales are improved.
         searched: look for scales as `scales` does; else take those of ggml's encoder, which is
@@ -84,6 +92,8 @@ def encode(
         raise ShapeError(f"a Hessian of {factors.hessian.shape} for rows of {columns} values")
     if not can_compensate(fmt):
         raise UnknownTypeError(f"nothing can make up for errors in {fmt.name}")
+    if len(factors.order) * block_of(fmt) != columns:
+        raise ShapeError(f"factors of another block than the {block_of(fmt)} of {fmt.name}")
     out = np.empty((rows, fmt.row_bytes(columns)), np.uint8)
 
     def work(start: int, stop: int) -> None:
@@ -142,7 +152,8 @@ def _encode(
     searched: bool,
 ) -> Bytes:
     """Encode a piece of the rows: (n, columns) -> (n, row_bytes)."""
-    columns = np.array(weights.T, order="C")  # (columns, n)
+    columns = np.array(factors.sort_columns(weights).T, order="C")  # (columns, n)
+    importance = factors.sort_columns(importance)
     layout = layout_of(fmt)
 
     def weights_of(first: int, count: int) -> Floats:
@@ -160,7 +171,7 @@ def _encode(
         if sweeps:
             scales = SCALES.get(fmt.name)
             descend_slabs(slabs, values, columns, factors.hessian, sweeps, scales, rounded)
-        return np.concatenate(slabs, axis=1)
+        return _join(np.stack(slabs, axis=1), fmt, factors.order)
 
     def scaled(wanted: Floats, first: int) -> Parts:
         weight = weights_of(first, layout.block)
@@ -171,11 +182,13 @@ def _encode(
     solution = round_columns(columns.copy(), layout, factors, scaled)
     if sweeps:
         descend(solution, columns, factors.hessian, sweeps)
-    return _join(solution.write(), fmt)
+    return _join(solution.write(), fmt, factors.order)
 
 
-def _join(blocks: Bytes, fmt: Format) -> Bytes:
-    """Join (n, blocks, bytes of a block) to rows of the format."""
+def _join(blocks: Bytes, fmt: Format, order: NDArray[np.intp] | None = None) -> Bytes:
+    """Join (n, blocks, bytes of a block) to rows of the format; blocks may be in another order."""
+    if order is not None:
+        blocks = blocks[:, np.argsort(order)]
     if isinstance(fmt, MLXFormat):
         return join_groups(blocks, fmt)
     return blocks.reshape(len(blocks), -1)
