@@ -59,24 +59,27 @@ def factor(hessian: Floats, damping: float, block: int) -> Factors:
     diagonal: Doubles = np.diagonal(hessian).astype(np.float64)
     order = np.argsort(-diagonal.reshape(-1, block).sum(axis=1), kind="stable")
     columns = (order[:, None] * block + np.arange(block)).ravel()
-    wide: Doubles = hessian[np.ix_(columns, columns)].astype(np.float64)
     diagonal = diagonal[columns]
     mean = float(diagonal.mean())
-    if not mean > 0:
-        wide, diagonal, mean = np.eye(len(wide)), np.ones(len(wide)), 1.0
+    if mean > 0:
+        sorted_ = hessian[np.ix_(columns, columns)]
+    else:
+        sorted_, diagonal, mean = np.eye(len(hessian), dtype=np.float32), np.ones(len(hessian)), 1.0
     floor = np.maximum(diagonal, _LEAST * mean) - diagonal
     amount = np.sqrt(np.maximum(diagonal, 0) * mean)
     while True:
-        damped = wide.copy()
-        damped.flat[:: len(wide) + 1] += floor + damping * amount
+        damped = diagonal + floor + damping * amount
+        backwards = sorted_[::-1, ::-1].astype(np.float64)
+        backwards.flat[:: len(backwards) + 1] = damped[::-1]
         try:
-            lower = np.linalg.cholesky(damped[::-1, ::-1])
+            lower: Doubles = np.asarray(np.linalg.cholesky(backwards), np.float64)
             break
         except np.linalg.LinAlgError:  # fewer tokens than columns, and hardly any damping
             damping = max(10 * damping, 1e-6)
-    upper = _triangular_inverse(np.asarray(lower, np.float64))[::-1, ::-1]
-    factors = np.ascontiguousarray(upper, np.float32)
-    return Factors(order, damped.astype(np.float32), factors, damping)
+    del backwards  # large models have large ones
+    sorted_.flat[:: len(sorted_) + 1] = damped
+    upper = _triangular_inverse(lower)[::-1, ::-1]
+    return Factors(order, sorted_, np.ascontiguousarray(upper, np.float32), damping)
 
 
 def _triangular_inverse(lower: Doubles) -> Doubles:
