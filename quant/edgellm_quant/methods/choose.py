@@ -49,7 +49,7 @@ class Settings:
         fewest: with fewer input vectors than this, importance alone is used.
     """
 
-    sweeps: int = 2
+    sweeps: int = 3
     searched: bool = True
     dampings: tuple[float, ...] = (0.01, 0.06, 0.25, 0.8)
     sample: int = 64
@@ -62,7 +62,7 @@ EFFORTS: Mapping[str, Settings] = MappingProxyType(
         "fast": Settings(sweeps=0, searched=False, dampings=(0.3,), sample=32),
         "balanced": Settings(),
         "best": Settings(
-            sweeps=6, dampings=(0.01, 0.03, 0.1, 0.25, 0.5, 1.0), sample=128, thorough=True
+            sweeps=8, dampings=(0.01, 0.03, 0.1, 0.25, 0.5, 1.0), sample=128, thorough=True
         ),
     }
 )

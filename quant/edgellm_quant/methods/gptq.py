@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgellm_quant import ggml
 from edgellm_quant.blas import one_thread
 from edgellm_quant.codes import Parts, join_groups, layout_of
-from edgellm_quant.errors import ShapeError, UnknownTypeError
+from edgellm_quant.errors import ShapeError, UnknownTypeError, ValueRangeError
 from edgellm_quant.formats import BlockFormat, Format
 from edgellm_quant.formats.mlx import MLXFormat
 from edgellm_quant.methods.descent import descend
@@ -32,6 +32,9 @@ __all__ = ["block_of", "can_compensate", "encode", "search"]
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
+
+# Scales are mostly float16.
+_LARGEST = float(np.finfo(np.float16).max)
 
 # Rows that are handled together at least and at most: enough to hide what a call of numpy costs,
 # few enough that a run of columns stays in a core's cache.
@@ -82,11 +85,7 @@ def encode(
         ValueRangeError: a value is NaN, infinite or too large for the format.
         UnknownTypeError: the format has no encoder or is not quantized.
     """
-    if weights.ndim != 2 or weights.dtype != np.float32 or not weights.flags.c_contiguous:
-        raise ShapeError(
-            f"values must be contiguous float32 (rows, columns), not {weights.dtype} "
-            f"{weights.shape}"
-        )
+    _check(weights, fmt)
     rows, columns = weights.shape
     if importance.shape != (columns,) or factors.hessian.shape != (columns, columns):
         raise ShapeError(f"a Hessian of {factors.hessian.shape} for rows of {columns} values")
@@ -115,7 +114,11 @@ def search(weights: Floats, fmt: Format, importance: Floats, threads: int | None
 
     Returns:
         uint8 (rows, fmt.row_bytes(columns)).
+
+    Raises:
+        ShapeError, ValueRangeError: as `encode`.
     """
+    _check(weights, fmt)
     rows, columns = weights.shape
     out = np.empty((rows, fmt.row_bytes(columns)), np.uint8)
     layout = layout_of(fmt)
@@ -135,6 +138,21 @@ def search(weights: Floats, fmt: Format, importance: Floats, threads: int | None
 
     for_each_chunk(rows, columns, threads, work, step=_step(rows))
     return out
+
+
+def _check(weights: Floats, fmt: Format) -> None:
+    if weights.ndim != 2 or weights.dtype != np.float32 or not weights.flags.c_contiguous:
+        raise ShapeError(
+            f"values must be contiguous float32 (rows, columns), not {weights.dtype} "
+            f"{weights.shape}"
+        )
+    # NaN fails both comparisons.
+    if weights.size and not (weights.max() <= _LARGEST and weights.min() >= -_LARGEST):
+        row, column = (int(at) for at in np.argwhere(~(np.abs(weights) <= _LARGEST))[0])
+        raise ValueRangeError(
+            f"the value in row {row}, column {column} is {weights[row, column]}, too large to make "
+            f"up for its error in {fmt.name}"
+        )
 
 
 def _step(rows: int) -> int:

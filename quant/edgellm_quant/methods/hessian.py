@@ -7,8 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm_quant.errors import ValueRangeError
+
 # The least number on a diagonal, as a share of the mean.
 _LEAST = 1e-6
+# The largest damping that is tried.
+_MOST = 1000
 
 __all__ = ["Factors", "factor", "row_losses"]
 
@@ -55,7 +59,18 @@ def factor(hessian: Floats, damping: float, block: int) -> Factors:
 
     With the rows and columns in reverse order, H = L L' becomes H = V V' of an upper triangular V,
     and the inverse of V is U.
+
+    Args:
+        hessian: float32 (columns, columns).
+        damping: 0 or more.
+        block: columns that stay together; divides their number.
+
+    Raises:
+        ValueRangeError: the Hessian holds NaN or infinity, or is none (no damping up to 1000 makes
+            it positive definite).
     """
+    if not np.isfinite(hessian.sum(dtype=np.float64)):
+        raise ValueRangeError("a Hessian holds NaN or infinity", hint="gather statistics again")
     diagonal: Doubles = np.diagonal(hessian).astype(np.float64)
     order = np.argsort(-diagonal.reshape(-1, block).sum(axis=1), kind="stable")
     columns = (order[:, None] * block + np.arange(block)).ravel()
@@ -76,6 +91,8 @@ def factor(hessian: Floats, damping: float, block: int) -> Factors:
             break
         except np.linalg.LinAlgError:  # fewer tokens than columns, and hardly any damping
             damping = max(10 * damping, 1e-6)
+        if damping > _MOST:
+            raise ValueRangeError("a Hessian is far from positive", hint="gather statistics again")
     del backwards  # large models have large ones
     sorted_.flat[:: len(sorted_) + 1] = damped
     upper = _triangular_inverse(lower)[::-1, ::-1]

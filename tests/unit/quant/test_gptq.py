@@ -10,7 +10,7 @@ import pytest
 
 from edgellm_quant import blas, ggml, mlx
 from edgellm_quant.codes import LAYOUTS, join_groups, layout_of, split_groups
-from edgellm_quant.errors import ShapeError, UnknownTypeError
+from edgellm_quant.errors import ShapeError, UnknownTypeError, ValueRangeError
 from edgellm_quant.formats import FORMATS, Format
 from edgellm_quant.formats.mlx import MLXFormat
 from edgellm_quant.methods import gptq
@@ -256,3 +256,22 @@ def test_what_cannot_be_encoded_is_refused() -> None:
         gptq.encode(weights(2, 64), FORMATS["F16"], factors, ones)
     with pytest.raises(ShapeError, match="another block than the 256 of Q4_K"):
         gptq.encode(weights(2, 64), FORMATS["Q4_K"], factors, ones)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 7e4])
+def test_values_that_are_no_numbers_or_too_large_are_refused(value: float) -> None:
+    w, ones = weights(2, 64), np.ones(64, np.float32)
+    w[1, 5] = value
+    with pytest.raises(ValueRangeError, match="the value in row 1, column 5 is"):
+        gptq.encode(w, FORMATS["Q4_0"], factor(np.eye(64, dtype=np.float32), 0, 32), ones)
+    with pytest.raises(ValueRangeError, match="the value in row 1, column 5 is"):
+        gptq.search(w, FORMATS["Q4_0"], ones)
+
+
+def test_what_is_no_hessian_is_refused() -> None:
+    with pytest.raises(ValueRangeError, match="holds NaN"):
+        factor(np.full((32, 32), np.nan, np.float32), 0.1, 32)
+    wrong = np.full((32, 32), 1e9, np.float32)
+    np.fill_diagonal(wrong, 1)
+    with pytest.raises(ValueRangeError, match="far from positive"):
+        factor(wrong, 0.1, 32)
