@@ -128,6 +128,11 @@ def quantize(
         )
     measures = method != "rtn" if receipt is None else receipt
     budget = wished.budget(method)
+    if max_kld is not None and not measures:
+        raise UsageError(
+            "what a limit of divergence is kept by has to be measured",
+            hint="leave --no-receipt out, and with --method rtn give --receipt",
+        )
     if budget is not None and kind == "mlx":
         raise UsageError(
             "budgets are for GGUF; for MLX the bits say how far", hint="--to mlx --bits 4"

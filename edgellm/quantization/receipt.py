@@ -29,6 +29,7 @@ __all__ = [
 RECEIPT_KEY = "edgellm.receipt"
 RECEIPT_FILE = "edgellm_receipt.json"
 VERSION = 1
+KLD = ("mean", "error", "median", "p99", "p999")
 MAX_BYTES = 16 << 20  # of a receipt that is read: some 100,000 tensors
 
 
@@ -147,21 +148,26 @@ def parse_receipt(text: str, where: str) -> Receipt:
             raise TypeError("it is no object")
         if value.get("version") != VERSION:
             raise TypeError(f"it is of version {value.get('version')!r:.20}, not {VERSION}")
-        calibration = value["calibration"]
+        source, calibration = value["source"], value["calibration"]
         return Receipt(
-            source=SourceFacts(**value["source"]),
-            request=dict(value["request"]),
-            method=str(value["method"]),
-            effort=str(value["effort"]),
-            seed=int(value["seed"]),
-            versions={str(k): str(v) for k, v in value["versions"].items()},
-            calibration=None if calibration is None else Calibrated(**calibration),
-            tensors={str(name): Made(**made) for name, made in value["tensors"].items()},
-            context=int(value["context"]),
+            source=SourceFacts(
+                _text(source["name"]), _whole(source["bytes"]), _text(source["sha256"])
+            ),
+            request={
+                _text(key): each if isinstance(each, int | float) else _text(each)
+                for key, each in value["request"].items()
+            },
+            method=_text(value["method"]),
+            effort=_text(value["effort"]),
+            seed=_whole(value["seed"]),
+            versions={_text(k): _text(v) for k, v in value["versions"].items()},
+            calibration=None if calibration is None else _calibrated(calibration),
+            tensors={_text(name): _made(made) for name, made in value["tensors"].items()},
+            context=_whole(value["context"]),
             quality=tuple(_quality(each) for each in value["quality"]),
-            data_sha256=str(value["data_sha256"]),
+            data_sha256=_text(value["data_sha256"]),
         )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise EdgellmError(f"{problem}: {str(error)[:200]}") from error
 
 
@@ -185,16 +191,47 @@ def find_receipt(path: Path, metadata: Mapping[str, object]) -> Receipt | None:
     return parse_receipt(text, str(path)) if isinstance(text, str) else None
 
 
-def _quality(value: Mapping[str, Any]) -> Quality:
-    """Read what was measured; numbers are numbers."""
-    numbers = {
-        key: float(value[key]) for key in ("perplexity", "reference_perplexity", "top1_agreement")
-    }
-    return Quality(
-        name=str(value["name"]),
-        language=str(value["language"]),
-        sha256=str(value["sha256"]),
-        tokens=int(value["tokens"]),
-        kld={str(key): float(number) for key, number in value["kld"].items()},
-        **numbers,
+def _calibrated(value: Mapping[str, Any]) -> Calibrated:
+    return Calibrated(
+        {_text(name): _text(each) for name, each in value["texts"].items()},
+        _whole(value["tokens"]),
+        _whole(value["context"]),
+        _text(value["sha256"]),
     )
+
+
+def _made(value: Mapping[str, Any]) -> Made:
+    errors = (value.get(key) for key in ("error", "importance_error"))
+    found = (None if each is None else _number(each) for each in errors)
+    return Made(_text(value["type"]), _text(value["method"]), *found)
+
+
+def _quality(value: Mapping[str, Any]) -> Quality:
+    return Quality(
+        name=_text(value["name"]),
+        language=_text(value["language"]),
+        sha256=_text(value["sha256"]),
+        tokens=_whole(value["tokens"]),
+        perplexity=_number(value["perplexity"]),
+        reference_perplexity=_number(value["reference_perplexity"]),
+        kld={each: _number(value["kld"][each]) for each in KLD},
+        top1_agreement=_number(value["top1_agreement"]),
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise TypeError(f"{value!r:.40} is no whole number in its range")
+    return value
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{value!r:.40} is no number")
+    return float(value)

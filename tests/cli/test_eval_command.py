@@ -32,7 +32,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     convert(tiny.llama(root / "hf"), root / "f32.gguf", dtype="f32")
     for name in ("Q4_0", "Q8_0"):
-        quantize(root / "f32.gguf", root / f"{name}.gguf", name)
+        quantize(root / "f32.gguf", root / f"{name}.gguf", name, method="rtn")
     (root / "a.txt").write_text("the quick brown fox and the lazy dog, " * 12)
     (root / "b.jsonl").write_text(
         '{"messages": [{"role": "user", "content": "کتاب روی میز است"}, '
@@ -281,7 +281,7 @@ def test_llama_perplexity_measures_the_same(
     reference, base = tmp_path / "f16.gguf", tmp_path / "base"
     convert(smollm2, reference, dtype="f16")
     model = tmp_path / "q3.gguf"
-    quantize(reference, model, "Q3_K_M")
+    quantize(reference, model, "Q3_K_M", method="rtn")
 
     def peer(path: Path, *more: str) -> str:
         # -nr: as built with some compilers, repacked weights end in a crash on some processors.
