@@ -42,7 +42,7 @@ class Effort:
 EFFORTS: Mapping[str, Effort] = {
     effort.name: effort
     for effort in (
-        Effort("fast", "rtn", 0, 0, 4096, 0.05),
+        Effort("fast", "rtn", 16 * 1024, 4 * 1024, 4096, 1.0),
         Effort("balanced", "gptq", 48 * 1024, 12 * 1024, 4096, 3.0),
         Effort("best", "gptq", 128 * 1024, 32 * 1024, 8192, 6.0),
     )

@@ -167,7 +167,14 @@ def parse_receipt(text: str, where: str) -> Receipt:
             quality=tuple(_quality(each) for each in value["quality"]),
             data_sha256=_text(value["data_sha256"]),
         )
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise EdgellmError(f"{problem}: {str(error)[:200]}") from error
 
 

@@ -33,7 +33,7 @@ def test_results_are_there_for_the_next_run_until_they_are_removed() -> None:
 def test_what_is_half_written_has_no_name() -> None:
     with Work.open("k") as work:
         path = work.path("x")
-        with pytest.raises(FileNotFoundError), work.writing(path) as temporary:
+        with pytest.raises(FileNotFoundError), work.writing(path) as temporary:  # noqa: PT012
             temporary.write_bytes(b"half")
             (work.folder / "missing").unlink()
         assert [file.name for file in work.folder.iterdir()] == ["lock"]
