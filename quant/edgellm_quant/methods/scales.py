@@ -31,6 +31,8 @@ _FRACTIONS = np.linspace(0.15, 1, 14)
 _AROUND = {1: range(-1, 2), 8: range(-6, 4)}
 # How many steps more or fewer than there are the largest of a block's groups shall take.
 _NUDGES = np.linspace(-1.5, 1.5, 9).astype(np.float32)
+# How far from the nearest steps others are tried, those first.
+_NEAR = (0, -1, 1, -2, 2)
 _TINY = np.float32(1e-30)
 
 
@@ -63,12 +65,12 @@ def search_scales(values: Floats, importance: Floats, layout: Layout) -> Parts:
         added = found.m[0] if layout.has_m else None
         return Parts(found.codes_of_rows(), found.d[0], added)
     d, steps = _share(found.d, found.curvature(), layout.steps, layout.narrow)
-    found.d = d * np.take(layout.steps, steps)
     if layout.steps_m is None:
+        found.d = d * np.take(layout.steps, steps)
         return Parts(found.codes_of_rows(), d, None, steps.T)
     totals = np.broadcast_to(weights.sum(axis=1), found.m.shape)
     m, steps_m = _share(found.m, totals, layout.steps_m, layout.narrow)
-    found.m = m * np.take(layout.steps_m, steps_m)
+    found.near_steps(d, steps, m, steps_m)
     return Parts(found.codes_of_rows(), d, m, steps.T, steps_m.T)
 
 
@@ -106,6 +108,15 @@ def _share(
         above, below = (weights * found * wanted).sum(axis=0), (weights * found * found).sum(axis=0)
         attempt(narrow(np.divide(above, below, out=best.copy(), where=below > 0)))
     return best, (steps - table[0]).astype(np.uint8)
+
+
+def _shifted(
+    table: Floats | None, steps: Bytes, shift: int, number: Floats
+) -> tuple[Floats, Bytes]:
+    """Give what steps stand for when they are `shift` larger, and these: (groups, rows)."""
+    assert table is not None
+    moved = np.clip(steps.astype(np.int16) + shift, 0, len(table) - 1).astype(np.uint8)
+    return number * np.take(table, moved), moved
 
 
 class _Found:
@@ -157,6 +168,24 @@ class _Found:
         np.copyto(self.d, d, where=better)
         np.copyto(self.m, m, where=better)
         return codes
+
+    def near_steps(self, d: Floats, steps: Bytes, m: Floats, steps_m: Bytes) -> None:
+        """Try steps near the given ones: each was the best for itself, not for the two together.
+
+        Args:
+            d, m: float32 (rows,).
+            steps, steps_m: uint8 (groups, rows); changed.
+        """
+        self.loss[...] = np.inf
+        scales = [_shifted(self.layout.steps, steps, shift, d) for shift in _NEAR]
+        offsets = [_shifted(self.layout.steps_m, steps_m, shift, m) for shift in _NEAR]
+        for scale, step in scales:
+            for offset, step_m in offsets:
+                before = self.loss.copy()
+                self._try(scale, offset)
+                better = self.loss < before
+                np.copyto(steps, step, where=better)
+                np.copyto(steps_m, step_m, where=better)
 
     def steps(self) -> None:
         """Try the scales of one byte that are nearest to the one that reaches the largest value."""
