@@ -111,10 +111,11 @@ class Encoding:
         if not kind or not tasks:
             return
         if request.imatrix is not None:
-            known = statistics_from_imatrix(request.imatrix, self.source, self.notes)
+            known = statistics_from_imatrix(request.imatrix, self.source)
             self.importance |= known
             yield known
             return
+        from edgellm.quantization.gathered import Gatherings
         from edgellm.quantization.statistics import Kind, collect
 
         assert self.calibration is not None  # the request has texts
@@ -123,23 +124,48 @@ class Encoding:
             for step, _ in tasks
             for piece in step.pieces
         }
+        kept = Gatherings(self._key())
+        known = kept.load(wanted, kind)
+        if known:
+            self._note(known, {})
+            yield known
+        missing = {name: each for name, each in wanted.items() if name not in known}
+        if not missing:
+            return
         for gathered in collect(
             self.source.path,
             self.calibration.chunks,
-            wanted,
+            missing,
             memory=request.memory or int(SHARE * free_memory()),
             attention_tokens=request.effort.attention_tokens,
             threads=request.threads,
             progress=lambda done, total: self.watcher.stage("calibrating", done, total),
             cancelled=self.watcher.cancelled,
         ):
-            for name, note in gathered.notes.items():
-                if (told := f"{name}: {note}") not in self.notes:
-                    self.notes.append(told)
-            self.importance |= {
-                name: _without_matrices(each) for name, each in gathered.statistics.items()
-            }
+            self._note(gathered.statistics, gathered.notes)
+            kept.store(gathered.statistics, kind)
             yield gathered.statistics
+
+    def _note(self, statistics: Known, notes: Mapping[str, str]) -> None:
+        """Remember what was gathered, and what could not be."""
+        for name, note in notes.items():
+            if (told := f"{name}: {note}") not in self.notes:
+                self.notes.append(told)
+        self.importance |= {name: _without_matrices(each) for name, each in statistics.items()}
+
+    def _key(self) -> str:
+        """Name what statistics depend on: the model, the tokens, and how they are gathered."""
+        from edgellm.quantization.work import job_key
+
+        assert self.calibration is not None
+        stat = self.source.path.stat()
+        return job_key(
+            {
+                "model": (stat.st_size, stat.st_mtime_ns, self.source.path.resolve()),
+                "tokens": self.calibration.sha256,
+                "attention": self.request.effort.attention_tokens,
+            }
+        )
 
     def _kind(self) -> str:
         return {"gptq": "hessian", "importance": "importance"}.get(self.request.method, "")
@@ -180,12 +206,12 @@ class Encoding:
         return path, made
 
 
-def statistics_from_imatrix(path: Path, source: Source, notes: list[str]) -> Known:
+def statistics_from_imatrix(path: Path, source: Source) -> Known:
     """Read a file of importance for the tensors of a model.
 
     Raises:
         ConvertersError: it cannot be read.
-        UsageError: it has nothing for this model.
+        UsageError: it belongs to another model.
     """
     from edgellm.errors import UsageError
     from edgellm_converters.imatrix import read_imatrix
@@ -199,8 +225,10 @@ def statistics_from_imatrix(path: Path, source: Source, notes: list[str]) -> Kno
         matrices, rows, columns = math.prod(shape[:-2]), shape[-2], shape[-1]
         values = entry.of_shape(matrices, columns)
         if values is None:
-            notes.append(f"{path}: what it has for {name} is of another shape, and left out")
-            continue
+            raise UsageError(
+                f"{path}: what it has for {name} is of another shape than {columns} columns",
+                hint="it belongs to another model",
+            )
         counts = np.broadcast_to(entry.counts, (matrices,))
         found[name] = TensorStatistics(
             columns,

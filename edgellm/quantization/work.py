@@ -19,7 +19,7 @@ from typing import Any
 from edgellm.errors import EdgellmError
 from edgellm.settings import cache_dir
 
-__all__ = ["Work", "job_key"]
+__all__ = ["Work", "cache_folder", "job_key"]
 
 STALE_SECONDS = 14 * 24 * 3600
 FOLDER = "quantize"
@@ -30,6 +30,17 @@ def job_key(facts: Mapping[str, object]) -> str:
     """Give the name of a job: a hash of everything that its results depend on."""
     text = json.dumps(facts, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def cache_folder(name: str) -> Path:
+    """Make a folder of the cache, and remove what nobody used in it for two weeks."""
+    folder = cache_dir() / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if time.time() - each.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(each, ignore_errors=True)
+    return folder
 
 
 class Work:
@@ -46,9 +57,9 @@ class Work:
         Raises:
             EdgellmError: another process works on the same job.
         """
-        parent = cache_dir() / FOLDER
+        parent = cache_folder(FOLDER)
         folder = parent / key
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         with _locked(folder / LOCK) as free:
             if not free:
                 raise EdgellmError(
@@ -56,7 +67,6 @@ class Work:
                     hint="wait for it, or choose other options",
                 )
             os.utime(folder)
-            _remove_stale(parent, keep=folder)
             yield cls(folder)
 
     def path(self, name: str, *facts: object) -> Path:
@@ -108,10 +118,3 @@ def _locked(path: Path) -> Iterator[bool]:
             yield False
             return
         yield True
-
-
-def _remove_stale(parent: Path, keep: Path) -> None:
-    for folder in parent.iterdir():
-        with contextlib.suppress(OSError):
-            if folder != keep and time.time() - folder.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
