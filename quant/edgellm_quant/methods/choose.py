@@ -43,7 +43,7 @@ class Settings:
     Attributes:
         sweeps: how often codes and scales are improved after the first pass.
         searched: whether scales are searched for (`scales`), or taken from ggml's encoder.
-        dampings: what is tried, as a share of the diagonal; see `hessian.factor`.
+        dampings: what may be tried, as a share of the diagonal; see `hessian.factor`.
         sample: rows that it is tried on.
         thorough: whether a damping is judged by all that follows, or by the first pass alone.
         fewest: with fewer input vectors than this, importance alone is used.
@@ -236,13 +236,16 @@ class TensorEncoder:
         plain = self._encode(sample, group, choice)
         baseline = lowest = self._loss(sample, plain, judge)
         damping: float | None = None
-        tried = [_Choice("searched")] if self._searches() else []
         if self._fits(group):
-            tried.append(self._damped(group, sample, judge))
-        for each in tried:
-            loss = self._loss(sample, self._encode(sample, group, each), judge)
-            if loss < lowest or (each.factors is not None and group.held_out is None):
-                lowest, choice = loss, each
+            tried = self._damped(group, sample, judge)
+            loss = self._loss(sample, self._encode(sample, group, tried), judge)
+            if loss < baseline or group.held_out is None:
+                lowest, choice = loss, tried
+        if self._searches():
+            tried = _Choice("searched")
+            loss = self._loss(sample, self._encode(sample, group, tried), judge)
+            if loss < lowest:
+                lowest, choice = loss, tried
         if choice.factors is not None:
             damping = choice.factors.damping
             if group.held_out is not None:
@@ -267,27 +270,43 @@ class TensorEncoder:
         assert group.hessian is not None
         if group.held_out is None:
             return _Choice("gptq", factor(group.hessian, _UNJUDGED, block))
-        best, lowest = None, np.inf
-        for damping in settings.dampings:
-            factors = factor(group.hessian, damping, block)
-            if len(settings.dampings) > 1:
-                sweeps, searched = (
-                    (settings.sweeps, settings.searched) if settings.thorough else (0, False)
-                )
-                blocks = gptq.encode(
-                    sample, self.fmt, factors, group.importance, sweeps, searched, self.threads
-                )
-                loss = self._loss(sample, blocks, judge)
-            else:
-                loss = 0.0
-            if best is None or loss < lowest:
-                best, lowest = factors, loss
-        assert best is not None
+        sweeps = settings.sweeps if settings.thorough else 0
+        searched = settings.searched and settings.thorough
+
+        def loss_of(factors: Factors) -> float:
+            blocks = gptq.encode(
+                sample, self.fmt, factors, group.importance, sweeps, searched, self.threads
+            )
+            return self._loss(sample, blocks, judge)
+
+        # Losses fall towards the best damping from both sides: go up from the middle one, or down.
+        dampings = sorted(settings.dampings)
+        at = len(dampings) // 2
+        best = factor(group.hessian, dampings[at], block)
+        above, below = dampings[at + 1 :], dampings[:at][::-1]
+        if not above and not below:
+            return _Choice("gptq", best)
+        lowest = loss_of(best)
+        for way in (above, below):
+            moved = False
+            for damping in way:
+                factors = factor(group.hessian, damping, block)
+                loss = loss_of(factors)
+                if loss >= lowest:
+                    break
+                best, lowest, moved = factors, loss, True
+            if moved:
+                break
         return _Choice("gptq", best)
 
     def _searches(self) -> bool:
         """Tell whether our own scales under an importance alone are a choice."""
-        return self.method == "gptq" and self.settings.searched and layout_of(self.fmt) is not None
+        return (
+            self.method == "gptq"
+            and self.settings.searched
+            and isinstance(self.fmt, BlockFormat)
+            and layout_of(self.fmt) is not None
+        )
 
     def _fits(self, group: RowStatistics) -> bool:
         return (

@@ -117,12 +117,14 @@ def search(weights: Floats, fmt: Format, importance: Floats, threads: int | None
 
     Raises:
         ShapeError, ValueRangeError: as `encode`.
+        UnknownTypeError: the format has no layout.
     """
     _check(weights, fmt)
     rows, columns = weights.shape
     out = np.empty((rows, fmt.row_bytes(columns)), np.uint8)
     layout = layout_of(fmt)
-    assert layout is not None
+    if layout is None:
+        raise UnknownTypeError(f"{fmt.name} has no scales that can be searched for")
 
     def work(start: int, stop: int) -> None:
         part = weights[start:stop]

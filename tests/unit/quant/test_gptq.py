@@ -254,6 +254,8 @@ def test_what_cannot_be_encoded_is_refused() -> None:
         gptq.encode(weights(2, 64).astype(np.float64), FORMATS["Q4_0"], factors, ones)
     with pytest.raises(UnknownTypeError, match="errors in F16"):
         gptq.encode(weights(2, 64), FORMATS["F16"], factors, ones)
+    with pytest.raises(UnknownTypeError, match="IQ3_S has no scales"):
+        gptq.search(weights(2, 256), FORMATS["IQ3_S"], np.ones(256, np.float32))
     with pytest.raises(ShapeError, match="another block than the 256 of Q4_K"):
         gptq.encode(weights(2, 64), FORMATS["Q4_K"], factors, ones)
 
