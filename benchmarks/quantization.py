@@ -22,7 +22,7 @@ def ours(source: Path, target: Path, type_name: str, threads: int) -> float:
     import edgellm
 
     started = time.perf_counter()
-    edgellm.quantize(source, target, type_name, force=True, threads=threads)
+    edgellm.quantize(source, target, type_name, method="rtn", force=True, threads=threads)
     return time.perf_counter() - started
 
 
