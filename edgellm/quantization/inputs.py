@@ -15,6 +15,7 @@ from edgellm.backends.llama_cpp.observe import GraphNode
 __all__ = ["Attention", "Input", "Weight", "find_inputs"]
 
 PRODUCTS = ("MUL_MAT", "MUL_MAT_ID")
+LAYER = re.compile(r"blk\.\d+\.")
 VALUES = re.compile(r"(?:.*\.)?blk\.(\d+)\.attn_(v|qkv)\.weight")
 PROBABILITIES = "kq_soft_max-{}"  # llama.cpp's name for those of a layer
 # What may stand between a fused matrix and the parts that its product is cut into.
@@ -61,6 +62,8 @@ class Input:
         matrices: how many lie in a stack: experts, or heads that have a matrix each.
         experts: whether each token meets some of the matrices alone.
         weights: those wanted that take it, in the graph's order.
+        early: the node that computes it, where it can be read there; the product itself need not be
+            computed then. That of a vocabulary costs much; other products are needed in any case.
     """
 
     probe: str
@@ -70,6 +73,7 @@ class Input:
     matrices: int
     experts: bool
     weights: tuple[Weight, ...]
+    early: str | None = None
 
 
 def find_inputs(
@@ -115,7 +119,18 @@ def _input(
     node = nodes[at[0]]
     stacks, matrices, _, columns = node.sources[0].shape
     experts = node.op == "MUL_MAT_ID"
-    return Input(probe, len(at), at[-1], columns, stacks * matrices, experts, weights)
+    early = None
+    if not LAYER.search(probe) and len(at) == 1 and stacks * matrices == 1 and not experts:
+        early = _computed_at(nodes, at[0])
+    return Input(probe, len(at), at[-1], columns, stacks * matrices, experts, weights, early)
+
+
+def _computed_at(nodes: Sequence[GraphNode], product: int) -> str | None:
+    """Name the node that computes the input of a product; None if another has its name."""
+    wanted = nodes[product].sources[1].address
+    maker = next((n for n in reversed(nodes[:product]) if n.address == wanted), None)
+    names = [node.name for node in nodes]
+    return maker.name if maker is not None and names.count(maker.name) == 1 else None
 
 
 def _input_of(node: GraphNode) -> tuple[int, ...]:

@@ -42,8 +42,11 @@ class Watched:
         }
 
     def add(self, product: Tensor, held: bool) -> Floats:
-        """Add the inputs of a product; gives them where they are rows alone."""
-        node = product.source(1)
+        """Add the inputs of a product; gives them where they are rows alone.
+
+        Where they are read early, `product` is the node that computes them.
+        """
+        node = product if self.unit.of.early else product.source(1)
         assert node is not None  # of a product
         x = np.asarray(node.read(), np.float32)  # (.., .., tokens, columns)
         of = self.unit.of
@@ -139,7 +142,8 @@ class Watch:
 
     def __init__(self, watched: Sequence[Watched], held: bool, attending: bool) -> None:
         self._held = held
-        self._products = {each.unit.of.probe: each for each in watched}
+        self._products = {each.unit.of.probe: each for each in watched if not each.unit.of.early}
+        self._early = {each.unit.of.early: each for each in watched if each.unit.of.early}
         self._averages = {
             attention.probabilities: (each, name)
             for each in watched
@@ -155,6 +159,7 @@ class Watch:
     def begin(self) -> None:
         """Get ready for a part of the text."""
         self._left = sum(each.unit.of.times for each in self._products.values())
+        self._left += len(self._early)
         self._left += len(self._averages)
 
     def end(self) -> None:
@@ -171,13 +176,18 @@ class Watch:
         op = node.op
         if op in ("MUL_MAT", "MUL_MAT_ID"):
             weight = node.source(0)
-            return weight is not None and weight.name in self._products
+            if weight is not None and weight.name in self._products:
+                return True
+        if self._early and node.name in self._early:
+            return True
         return op == "SOFT_MAX" and node.name in self._averages
 
     def see(self, node: Tensor) -> bool:
         """Add what a node says; whether there is more to see."""
         self._left -= 1
-        if node.op == "SOFT_MAX":
+        if node.name in self._early:
+            self._early[node.name].add(node, self._held)
+        elif node.op == "SOFT_MAX":
             each, name = self._averages[node.name]
             x = np.concatenate(self._inputs[each.unit.of.probe])
             each.add_averages(name, node.read()[0], x, self._held)
