@@ -68,11 +68,13 @@ def measure(
         DoesNotFitError: there is not enough memory.
         CancelledError: `cancelled` gave True.
     """
+    from edgellm.backends.llama_cpp.library import let_threads_sleep
     from edgellm.evaluate.compare import compare
     from edgellm.evaluate.texts import read_texts
     from edgellm.models.resolve import resolve
     from edgellm.quantization.calibration import evaluation_texts
 
+    let_threads_sleep()
     options = LoadOptions(threads=threads, gpu_layers=gpu_layers)
     if seed < 0:
         raise UsageError(f"seed is {seed}, and must be 0 or more")

@@ -129,8 +129,10 @@ def run(request: Request, watcher: Watcher) -> Outcome:
         EdgellmError, ConvertersError, QuantError: see their subclasses; what was encoded before
             stays in the cache, and the same request goes on from it.
     """
+    from edgellm.backends.llama_cpp.library import let_threads_sleep
     from edgellm_converters.writers.atomic import check_target
 
+    let_threads_sleep()
     folder = request.side is not Side.GGUF
     check_target(request.output, folder=folder, force=request.force, source=request.source)
     if request.method == "rtn" and not request.measured and request.budget is None:

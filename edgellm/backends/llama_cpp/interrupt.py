@@ -12,33 +12,41 @@ from typing import Any
 __all__ = ["abortable", "noted_interrupt"]
 
 
+# What else ends a program; a handler that raises would raise inside native code.
+ENDING = ("SIGTERM", "SIGHUP")
+
+
 @contextmanager
 def noted_interrupt() -> Iterator[Callable[[], bool]]:
     """Note Ctrl-C instead of raising, and raise KeyboardInterrupt at the end.
 
     An exception cannot pass through native code: raised inside a callback of it, it would be
-    printed and lost. What is given says whether the signal came. Where Python's own handler is not
-    in place (the command line has its own), or in another thread, nothing is changed.
+    printed and lost. What is given says whether the signal came. Where another handler than
+    Python's own is in place (a chat has its own), or in another thread, nothing is changed.
+    Handlers of SIGTERM and SIGHUP wait until the end as well.
     """
-    noted = False
+    noted: list[int] = []
+    handlers: dict[int, Any] = {}
 
-    def note(_signal: int, _frame: types.FrameType | None) -> None:
-        nonlocal noted
-        noted = True
+    def note(number: int, _frame: types.FrameType | None) -> None:
+        noted.append(number)
 
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if ours:
-        signal.signal(signal.SIGINT, note)
+    if threading.current_thread() is threading.main_thread():
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            handlers[signal.SIGINT] = signal.default_int_handler
+        for name in ENDING:
+            number = getattr(signal, name, None)  # no HUP on Windows
+            if number is not None and callable(handler := signal.getsignal(number)):
+                handlers[number] = handler
+    for number in handlers:
+        signal.signal(number, note)
     try:
-        yield lambda: noted
+        yield lambda: bool(noted)
     finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         if noted:
-            raise KeyboardInterrupt from None
+            handlers[noted[0]](noted[0], None)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgellm.errors import BackendError, UsageError
 
-__all__ = ["CLOSED", "Log", "library", "log", "missing", "quiet"]
+__all__ = ["CLOSED", "Log", "let_threads_sleep", "library", "log", "missing", "quiet"]
 
 PACKAGE = "llama_cpp"
 ERROR_LEVEL = 4  # ggml_log_level: 1 debug, 2 info, 3 warning, 4 error, 5 goes on with the last line
@@ -78,6 +78,17 @@ def missing() -> str | None:
     if PACKAGE in sys.modules or importlib.util.find_spec(PACKAGE) is not None:
         return None
     return "llama-cpp-python is not installed (pip install llama-cpp-python)"
+
+
+def let_threads_sleep() -> None:
+    """Ask OpenMP's threads to sleep while they wait, if the library is not loaded yet.
+
+    By default they spin: a token is written sooner, but other work on the same cores (numpy's, or
+    another program's) gets half of them. Where batches of hundreds of tokens are evaluated, waking
+    up costs nothing.
+    """
+    if f"{PACKAGE}.{PACKAGE}" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @functools.cache
