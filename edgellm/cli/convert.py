@@ -226,7 +226,7 @@ def conversion_json(result: ConversionResult) -> dict[str, Any]:
 def conversion_lines(result: ConversionResult, bits: int | None) -> list[str]:
     """Give the lines that a person reads."""
     lines = []
-    if bits is not None:
+    if bits is not None and result.recipe is not None:
         lines.append(f"--bits {bits} is the type {result.recipe}")
     types = ", ".join(f"{count} {name}" for name, count in result.types.items())
     lines.append(

@@ -1,4 +1,4 @@
-"""`edgellm quantize` with a calibration, and `edgellm verify`, as a person or a program meets them."""
+"""`edgellm quantize` with a calibration, and `edgellm verify`, as people meet them."""
 
 from __future__ import annotations
 
