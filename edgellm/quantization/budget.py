@@ -39,6 +39,7 @@ __all__ = [
     "from_fit",
     "from_size",
     "losses_of",
+    "named",
     "next_limit",
 ]
 
@@ -254,6 +255,29 @@ def _choice(
 
 def _noted(choice: Choice, note: str) -> Choice:
     return Choice(choice.formats, choice.nbytes, choice.kld, choice.gap, (*choice.notes, note))
+
+
+def named(losses: Losses, recipe: str, model: ModelFacts) -> Choice:
+    """Give the formats of a named recipe, with what they are predicted to lose.
+
+    A format whose loss was not measured counts as nothing.
+
+    Raises:
+        QuantError: the recipe does not fit the tensors.
+    """
+    chosen = choose_types(recipe, losses.tensors, model, has_importance=True)
+    formats: dict[str, Format] = {
+        tensor.name: choice.format for tensor, choice in zip(losses.tensors, chosen, strict=True)
+    }
+    nbytes = sum(
+        padded_bytes(formats[tensor.name], tensor.shape, losses.alignment)
+        for tensor in losses.tensors
+    )
+    kld = sum(
+        losses.alphas[name] * of_tensor.get(formats[name], 0.0)
+        for name, of_tensor in losses.errors.items()
+    )
+    return Choice(formats, nbytes, kld, 0.0)
 
 
 def from_bits(

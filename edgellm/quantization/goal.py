@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellm.quantization.effort import Effort
-from edgellm_quant.formats import get_format
+from edgellm_quant.recipes import BITS
 
 if TYPE_CHECKING:
     from edgellm.quantization.budget import Choice, Losses
-    from edgellm_quant.formats import Format
     from edgellm_quant.statistics import TensorStatistics
 
 __all__ = ["Allocator", "Goal"]
@@ -144,16 +143,18 @@ class Allocator:
         return budget.choose(self.losses, limit)
 
     def next(self, predicted: float, measured: float) -> Choice | None:
-        """Choose again after a measurement; None where that one is what was wished for."""
+        """Choose again after a measurement; None where that one is what was wished for.
+
+        Of bits, the named recipe that they stand for is the second candidate: a prediction can be
+        wrong, most of all for text that the model was not trained on.
+        """
         from edgellm.quantization import budget
 
+        if self.goal.bits is not None and not self.tried:
+            self.tried.append((predicted, measured))
+            return budget.named(self.losses, BITS[self.goal.bits], self.model)
         if self.goal.max_kld is None:
             return None
         self.tried.append((predicted, measured))
         limit = budget.next_limit(self.goal.max_kld, self.tried)
         return None if limit is None else budget.choose_within(self.losses, limit)
-
-
-def named(formats: Mapping[str, str]) -> dict[str, Format]:
-    """Give formats by their names."""
-    return {tensor: get_format(name) for tensor, name in formats.items()}

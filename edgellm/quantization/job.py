@@ -260,13 +260,16 @@ class _Job:
             wish = replace(self.request.wish, formats=chosen.formats)
             choice = choose_formats(source, plan, wish)
             blocks, receipt = self._made(source, plan, choice, encoding)
-            if goal.max_kld is None:
-                self.notes += chosen.notes
+            self.notes += [note for note in chosen.notes if note not in self.notes]
+            if not self.request.measured:
                 return self._finish(choice, blocks, receipt)
             receipt = self._measured(choice, blocks, receipt)
             point = self.points[-1]
-            if point.kld <= goal.max_kld and (best is None or point.bytes < best[0]):
-                best = (point.bytes, choice, blocks, receipt)
+            # Within a limit the smallest counts, else what loses least.
+            fits = goal.max_kld is None or point.kld <= goal.max_kld
+            rank = point.kld if goal.max_kld is None else point.bytes
+            if fits and (best is None or rank < best[0]):
+                best = (rank, choice, blocks, receipt)
             chosen = allocator.next(chosen.kld, point.kld)
         if best is None:
             raise DoesNotFitError(
@@ -347,7 +350,7 @@ class _Job:
             watcher=self.watcher,
         )
         kld = next(each for each in quality if each.name == ALL).kld["mean"]
-        name = request.output.name if not self.points else f"candidate {len(self.points) + 1}"
+        name = f"candidate {len(self.points) + 1}" if request.budget else request.output.name
         self.points.append(Point(name, size_of(candidate), kld))
         receipt = replace(
             receipt, context=context, quality=quality, data_sha256=data_sha256(candidate)

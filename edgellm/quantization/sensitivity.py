@@ -42,6 +42,9 @@ LOGITS_BYTES = 256 << 20
 # Coarse enough to stand far above what rounding in float16 does, fine enough that the divergence
 # still grows with the square; and rounded under importance as all formats are. It is quick.
 COARSE = "Q4_0"
+# A divergence above this no longer grows with the square: a finer rounding tells more then.
+SATURATED = 0.1
+FINE = "Q5_0"
 
 _ALPHAS: Mapping[Role, tuple[float, float, float]] = {
     Role.QUERY: (0.056, 0.069, 0.035),
@@ -208,32 +211,56 @@ def _measure(
     each = 4 * swapped.vocabulary * (len(chunks[0]) - len(chunks[0]) // 2)
     chunks = chunks[: max(1, LOGITS_BYTES // each)]
     reference = [np.array(swapped.logits(chunk, len(chunk) // 2)) for chunk in chunks]
+    pairs = list(zip(chunks, reference, strict=True))
     found = []
     for number, group in enumerate(groups):
         if progress is not None:
             progress(number, len(groups))
-        error = 0.0
-        try:
-            for name in group.tensors:
-                changed, lost = _coarse(checkpoint, name, statistics.get(name), threads)
-                swapped.write(name, changed)
-                error += lost
-            values = np.concatenate(
-                [
-                    _divergence(before, swapped.logits(chunk, len(chunk) // 2), chunk, threads)
-                    for chunk, before in zip(chunks, reference, strict=True)
-                ]
-            )
-        finally:
-            for name in group.tensors:
-                swapped.write(name, checkpoint.raw(name))
-        if not np.isfinite(values).all():
-            raise BackendError(f"{swapped.path}: logits that are not finite")
+        error, values = _changed(checkpoint, swapped, group, statistics, pairs, COARSE, threads)
+        if values.mean() > SATURATED:
+            error, values = _changed(checkpoint, swapped, group, statistics, pairs, FINE, threads)
         deviation = float(values.std()) / len(values) ** 0.5
         found.append(Measured(group, error, float(values.mean(dtype=np.float64)), deviation))
     if progress is not None:
         progress(len(groups), len(groups))
     return tuple(found)
+
+
+def _changed(
+    checkpoint: GGUFCheckpoint,
+    swapped: SwapModel,
+    group: Group,
+    statistics: Mapping[str, TensorStatistics],
+    pairs: Sequence[tuple[Sequence[int], NDArray[np.float32]]],
+    coarse: str,
+    threads: int | None,
+) -> tuple[float, NDArray[np.float32]]:
+    """Replace the tensors of a group by rounded ones, and put them back.
+
+    Returns:
+        The sum of their relative errors, and the KL divergence at each token.
+
+    Raises:
+        BackendError: logits that are not finite.
+    """
+    error = 0.0
+    try:
+        for name in group.tensors:
+            changed, lost = _coarse(checkpoint, name, statistics.get(name), coarse, threads)
+            swapped.write(name, changed)
+            error += lost
+        values = np.concatenate(
+            [
+                _divergence(before, swapped.logits(chunk, len(chunk) // 2), chunk, threads)
+                for chunk, before in pairs
+            ]
+        )
+    finally:
+        for name in group.tensors:
+            swapped.write(name, checkpoint.raw(name))
+    if not np.isfinite(values).all():
+        raise BackendError(f"{swapped.path}: logits that are not finite")
+    return error, values
 
 
 def _divergence(
@@ -251,16 +278,17 @@ def _coarse(
     checkpoint: GGUFCheckpoint,
     name: str,
     statistics: TensorStatistics | None,
+    coarse: str,
     threads: int | None,
 ) -> tuple[NDArray[np.uint8], float]:
     """Round a tensor coarsely: its blocks in its own format, and the relative error."""
     info = checkpoint.info(name)
     rows = checkpoint.load_rows(name, 0, info.rows, threads=threads or 1)
-    if not FORMATS[COARSE].holds(info.columns):
+    if not FORMATS[coarse].holds(info.columns):
         return checkpoint.raw(name), 0.0  # nothing but floats can store it either
     pieces = [(0, info.rows, None)] if statistics is None else statistics.of_rows(0, info.rows)
     changed = np.concatenate(
-        [round_values(rows[start:stop], FORMATS[COARSE], group) for start, stop, group in pieces]
+        [round_values(rows[start:stop], FORMATS[coarse], group) for start, stop, group in pieces]
     )
     blocks = quantize_rows(changed, info.format, None, threads)
     stored = dequantize_rows(blocks, info.format, info.columns, threads)
