@@ -36,7 +36,7 @@ TEXTS = ROOT.parent / "shared" / "data" / "text" / "calibration"
 WIDTH, HEADS, HEAD_SIZE = 512, 8, 64
 SEQUENCE = 512
 FIT_SEQUENCES = 48  # 25k tokens for the least squares
-STEPS = 210  # of two sequences; about 12 minutes on two shared cores
+STEPS = 180  # of two sequences; about 12 minutes on two shared cores
 RATE = 4e-4
 SEED = 2026
 
