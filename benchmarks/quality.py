@@ -58,6 +58,7 @@ class Bench:
     results: Path
     binaries: Path | None
     tokens: int
+    calibration: int
     effort: str
     threads: int
     limit: float
@@ -79,10 +80,11 @@ class Model:
         # K-quants and IQ4_XS need rows of multiples of 256; llama.cpp takes IQ4_NL elsewhere.
         self.wide = all(info.columns % 256 == 0 for info in infos)
         stories = name == "stories15m"
+        texts = self.work / f"calibration-{bench.calibration}"
         self.calibration = calibration_files(
-            self.gguf, self.work / "calibration", tokens=CALIBRATION_TOKENS, stories=stories
+            self.gguf, texts, tokens=bench.calibration, stories=stories
         )
-        self.joined = self.work / "calibration" / "all.txt"
+        self.joined = texts / "all.txt"
         self._stories = stories
 
     def texts(self) -> list[Text]:
@@ -275,6 +277,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, help="where models and results are kept")
     parser.add_argument("--peers", type=Path, help="llama.cpp's binaries (or EDGELLM_PEERS)")
     parser.add_argument("--tokens", type=int, default=4096, help="of each text, half of it scored")
+    parser.add_argument("--calibration", type=int, default=CALIBRATION_TOKENS, help="tokens")
     parser.add_argument("--effort", default="balanced", help="of edgellm: fast, balanced or best")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--limit", type=float, default=1200, help="seconds for a peer of MLX")
@@ -290,8 +293,8 @@ def main() -> int:
     results.mkdir(exist_ok=True)
     given = args.peers or os.environ.get("EDGELLM_PEERS")
     bench = Bench(
-        cache, results, Path(given) if given else None, args.tokens, args.effort, args.threads,
-        args.limit,
+        cache, results, Path(given) if given else None, args.tokens, args.calibration, args.effort,
+        args.threads, args.limit,
     )  # fmt: skip
     rows = set(args.rows.split(","))
     for name in () if args.table else args.models.split(","):
