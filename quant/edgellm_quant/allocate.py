@@ -31,6 +31,7 @@ from edgellm_quant.formats import Format
 __all__ = ["Allocation", "Option", "allocate", "padded_bytes", "smallest_within"]
 
 STATES = 50_000
+SMALLEST = 1e-200  # of a cost that is not 0
 
 Numbers = NDArray[np.float64]
 
@@ -85,7 +86,7 @@ def allocate(tensors: Sequence[Sequence[Option]], budget: int) -> Allocation:
 
     Raises:
         BudgetError: the smallest options take more bytes.
-        QuantError: a tensor has no option, or a cost is negative or not finite.
+        QuantError: a tensor has no option, or a cost is negative, not finite or below 1e-200.
     """
     return _solve(tensors, float(budget), by_cost=True)
 
@@ -99,7 +100,7 @@ def smallest_within(tensors: Sequence[Sequence[Option]], cost: float) -> Allocat
 
     Raises:
         BudgetError: the least costs are above it.
-        QuantError: a tensor has no option, or a cost is negative or not finite.
+        QuantError: a tensor has no option, or a cost is negative, not finite or below 1e-200.
     """
     return _solve(tensors, cost, by_cost=False)
 
@@ -154,6 +155,8 @@ def _undominated(options: Sequence[Option], *, by_cost: bool) -> _Class:
     costs = np.array([option.cost for option in options], np.float64)
     if not (np.isfinite(costs).all() and costs.min() >= 0):
         raise QuantError("a cost that is negative or not finite")
+    if costs[costs > 0].min(initial=np.inf) < SMALLEST:
+        raise QuantError(f"a cost below {SMALLEST:g}, whose share of anything overflows")
     weight, value = (sizes, costs) if by_cost else (costs, sizes)
     order = np.lexsort((value, weight))
     best = np.minimum.accumulate(value[order])

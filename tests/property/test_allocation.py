@@ -22,7 +22,7 @@ OPTIONS = st.lists(
         Option,
         st.just(F),
         st.integers(1, 40),
-        st.one_of(st.integers(0, 20).map(float), st.floats(0, 20)),
+        st.one_of(st.integers(0, 20).map(float), st.floats(1e-9, 20)),
     ),
     min_size=1,
     max_size=5,

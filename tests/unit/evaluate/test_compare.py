@@ -35,8 +35,8 @@ def models(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     tiny.llama(root / "hf")
     convert(root / "hf", root / "f32.gguf", dtype="f32")
-    quantize(root / "f32.gguf", root / "q8.gguf", "Q8_0")
-    quantize(root / "f32.gguf", root / "q4.gguf", "Q4_0")
+    quantize(root / "f32.gguf", root / "q8.gguf", "Q8_0", method="rtn")
+    quantize(root / "f32.gguf", root / "q4.gguf", "Q4_0", method="rtn")
     convert(root / "q4.gguf", root / "coarse.gguf", dtype="f32")
     return root
 
