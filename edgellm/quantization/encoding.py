@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from edgellm.backends.base import CancelledError
+from edgellm.device.profiles import THIS, get_profile
 from edgellm.quantization.receipt import Made
-from edgellm.quantization.running import free_memory
 from edgellm.quantization.tensors import float_rows, sources_of, statistics_of
 from edgellm_quant.statistics import RowStatistics, TensorStatistics
 
@@ -141,7 +141,7 @@ class Encoding:
             self.source.path,
             self.calibration.chunks,
             missing,
-            memory=request.memory or int(SHARE * free_memory()),
+            memory=request.memory or int(SHARE * get_profile(THIS).available),
             attention_tokens=request.effort.attention_tokens,
             threads=request.threads,
             progress=lambda done, total: self.watcher.stage("calibrating", done, total),

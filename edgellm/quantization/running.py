@@ -1,8 +1,7 @@
-"""What a quantization needs of the running model: tokens to calibrate on, and room to work in."""
+"""What a quantization needs of a model that runs: the file, and tokens to calibrate on."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from edgellm.quantization.calibration import Calibration
     from edgellm_converters.pipeline import Progress
 
-__all__ = ["calibration_chunks", "free_memory", "runnable"]
+__all__ = ["calibration_chunks", "runnable"]
 
 
 def runnable(
@@ -81,18 +80,3 @@ def calibration_chunks(
             tokens=tokens,
             seed=seed,
         )
-
-
-def free_memory() -> int:
-    """Give the bytes of memory that a program may take now; 2 GB where nothing tells."""
-    try:
-        with Path("/proc/meminfo").open("rb") as file:
-            for line in file:
-                if line.startswith(b"MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, ValueError, OSError):
-        return 2 << 30

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgellm.backends.base import CancelledError, Sampling
+from edgellm.backends.llama_cpp.calls import check_evaluated, make_context
 from edgellm.backends.llama_cpp.interrupt import abortable
 from edgellm.backends.llama_cpp.library import CLOSED, log, quiet
 from edgellm.backends.llama_cpp.sampler import make_chain
-from edgellm.errors import BackendError, DoesNotFitError
+from edgellm.errors import BackendError
 
 if TYPE_CHECKING:
     from edgellm.backends.llama_cpp.model import LlamaCppModel
@@ -37,16 +38,9 @@ class LlamaCppContext:
         params.swa_full = True  # without, a sliding window forgets what `_keep` relies on
         params.n_outputs_max = 1  # logits of the last token alone: a big vocabulary costs much
         params.n_threads = params.n_threads_batch = model.threads
-        quiet()
-        log.clear()
-        self._context = native.llama_init_from_model(model.handle, params)
-        if not self._context:
-            reason = log.reason() or "llama.cpp gave no reason"
-            kind = DoesNotFitError if "alloc" in reason else BackendError
-            raise kind(
-                f"{model.path}: a context of {size} tokens cannot be made: {reason}",
-                hint="a smaller --ctx needs less memory",
-            )
+        self._context = make_context(
+            model.path, model.handle, params, size, "a smaller --ctx needs less memory"
+        )
         self._memory = native.llama_get_memory(self._context)
         self._chunk = min(native.llama_n_batch(self._context), params.n_ctx)
         self._held: list[int] = []  # the tokens whose keys and values are in the cache
@@ -94,7 +88,7 @@ class LlamaCppContext:
                 if status == ABORTED:
                     # Some of the part may be in the cache: the next prefill removes it.
                     raise CancelledError
-                self._check(status)
+                check_evaluated(self._model.path, status)
                 self._held.extend(part)
         if not native.llama_get_logits_ith(self._context, -1):
             raise BackendError(f"{self._model.path}: the model gives no logits to sample from")
@@ -108,7 +102,7 @@ class LlamaCppContext:
             self._token[0] = token
             status = native.llama_decode(self._context, self._batch)
             if status:
-                self._check(status)
+                check_evaluated(self._model.path, status)
             self._held.append(token)
         token = native.llama_sampler_sample(self._chain, self._context, -1)
         self._sampled = token
@@ -140,12 +134,6 @@ class LlamaCppContext:
             common = 0
         del self._held[common:]
         return common
-
-    def _check(self, status: int) -> None:
-        if status == 0:
-            return
-        why = log.reason() or f"llama_decode gave {status}"
-        raise BackendError(f"{self._model.path}: evaluating tokens failed: {why}")
 
     def _free_chain(self) -> None:
         if self._chain:

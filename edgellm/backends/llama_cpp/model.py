@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgellm.backends.base import CancelledError, LoadOptions
+from edgellm.backends.base import LoadOptions
+from edgellm.backends.llama_cpp.calls import load_model
 from edgellm.backends.llama_cpp.context import LlamaCppContext
-from edgellm.backends.llama_cpp.interrupt import noted_interrupt
-from edgellm.backends.llama_cpp.library import CLOSED, library, log, quiet
+from edgellm.backends.llama_cpp.library import CLOSED, library
 from edgellm.backends.llama_cpp.threads import default_threads
 from edgellm.errors import BackendError, UsageError
 
@@ -39,23 +39,7 @@ class LlamaCppModel:
         params = native.llama_model_default_params()
         if options.gpu_layers is not None:
             params.n_gpu_layers = options.gpu_layers
-        quiet()
-        log.clear()
-        try:
-            with noted_interrupt() as interrupted:
-                progress = native.llama_progress_callback(
-                    lambda _part, _data: not (interrupted() or cancelled())
-                )
-                params.progress_callback = progress
-                self.handle = native.llama_model_load_from_file(bytes(path), params)
-        except KeyboardInterrupt:
-            self.close()
-            raise
-        if not self.handle:
-            if cancelled():
-                raise CancelledError
-            reason = log.reason() or "llama.cpp gave no reason"
-            raise BackendError(f"{path}: llama.cpp cannot load it: {reason}")
+        self.handle = load_model(path, params, cancelled)
         try:
             self._refuse_other_kinds()
         except BaseException:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from edgellm.backends.base import CancelledError
+from edgellm.backends.llama_cpp.calls import check_evaluated, load_model, make_context
 from edgellm.backends.llama_cpp.interrupt import noted_interrupt
-from edgellm.backends.llama_cpp.library import library, log, quiet
+from edgellm.backends.llama_cpp.library import library, log
 from edgellm.backends.llama_cpp.model import ENCODERS
 from edgellm.backends.llama_cpp.tensor import Tensor, check_layout
 from edgellm.backends.llama_cpp.threads import default_threads
-from edgellm.errors import BackendError, ContextOverflowError, UsageError
+from edgellm.errors import ContextOverflowError, UsageError
 
 __all__ = ["GraphNode", "ObservedModel"]
 
@@ -99,8 +100,6 @@ class ObservedModel:
         self._graph = 0
         self._interrupted: Callable[[], bool] = lambda: False
         self._callback = native.ggml_backend_sched_eval_callback(self._called)
-        quiet()
-        log.clear()
         try:
             self._load(longest, threads or default_threads())
         except BaseException:
@@ -108,21 +107,11 @@ class ObservedModel:
             raise
 
     def _load(self, longest: int, threads: int) -> None:
-        native, path = self._native, self._path
+        native = self._native
         params = native.llama_model_default_params()
         params.use_extra_bufts = False
         params.n_gpu_layers = 0
-        with noted_interrupt() as interrupted:
-            progress = native.llama_progress_callback(
-                lambda _part, _data: not (interrupted() or self._cancelled())
-            )
-            params.progress_callback = progress
-            self._model = native.llama_model_load_from_file(bytes(path), params)
-        if not self._model:
-            if self._cancelled():
-                raise CancelledError
-            reason = log.reason() or "llama.cpp gave no reason"
-            raise BackendError(f"{path}: llama.cpp cannot load it: {reason}")
+        self._model = load_model(self._path, params, self._cancelled)
         self._trained = int(native.llama_model_n_ctx_train(self._model))
         vocab = native.llama_model_get_vocab(self._model)
         self.vocabulary = int(native.llama_vocab_n_tokens(vocab))
@@ -171,12 +160,7 @@ class ObservedModel:
         params.embeddings = True
         params.pooling_type = native.LLAMA_POOLING_TYPE_NONE
         params.cb_eval = self._callback
-        self._context = native.llama_init_from_model(self._model, params)
-        if not self._context:
-            reason = log.reason() or "llama.cpp gave no reason"
-            raise BackendError(
-                f"{self._path}: a context of {longest} tokens cannot be made: {reason}"
-            )
+        self._context = make_context(self._path, self._model, params, longest)
 
     def sequence(self, tokens: Sequence[int]) -> list[int]:
         """Give the tokens with those around them that the model wants, where they are not there.
@@ -263,9 +247,8 @@ class ObservedModel:
     def _call(self, function: Any, tokens: Sequence[int]) -> None:
         array = (ctypes.c_int32 * len(tokens))(*tokens)
         status = function(self._context, self._native.llama_batch_get_one(array, len(tokens)))
-        if status and self._failure is None:
-            why = log.reason() or f"it gave {status}"
-            raise BackendError(f"{self._path}: evaluating tokens failed: {why}")
+        if self._failure is None:
+            check_evaluated(self._path, status)
 
     def _called(self, address: int, ask: bool, _data: object) -> bool:
         # What is raised in a callback of ctypes is printed and lost: it is kept instead.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.backends.base import CancelledError, LoadOptions, output_limit
+from edgellm.backends.llama_cpp.calls import check_evaluated, make_context, marked_batch
 from edgellm.backends.llama_cpp.context import ABORTED, PADDING
 from edgellm.backends.llama_cpp.interrupt import abortable
 from edgellm.backends.llama_cpp.library import CLOSED, log, quiet
 from edgellm.backends.llama_cpp.model import LlamaCppModel
-from edgellm.errors import BackendError, DoesNotFitError
+from edgellm.errors import BackendError
 
 __all__ = ["LlamaCppScorer"]
 
@@ -58,17 +58,11 @@ class LlamaCppScorer:
             self._model.vocabulary_size, self._batch
         )
         params.n_threads = params.n_threads_batch = self._model.threads
-        quiet()
-        log.clear()
-        self._context = native.llama_init_from_model(self._model.handle, params)
-        if not self._context:
+        try:
+            self._context = make_context(path, self._model.handle, params, size)
+        except BaseException:
             self._model.close()
-            reason = log.reason() or "llama.cpp gave no reason"
-            kind = DoesNotFitError if "alloc" in reason else BackendError
-            raise kind(
-                f"{path}: a context of {size} tokens cannot be made: {reason}",
-                hint="a smaller context needs less memory",
-            )
+            raise
         self._memory = native.llama_get_memory(self._context)
 
     @property
@@ -111,17 +105,11 @@ class LlamaCppScorer:
 
     def _evaluate(self, tokens: Sequence[int], outputs: bool) -> None:
         """Evaluate one batch; positions go on where the text ends."""
-        native, count = self._native, len(tokens)
-        array = (ctypes.c_int32 * count)(*tokens)
-        flags = (ctypes.c_int8 * count)(*([int(outputs)] * count))
-        batch = native.llama_batch_get_one(array, count)
-        batch.logits = ctypes.cast(flags, ctypes.POINTER(ctypes.c_int8))
-        status = native.llama_decode(self._context, batch)
+        batch = marked_batch(tokens, [outputs] * len(tokens))
+        status = self._native.llama_decode(self._context, batch)
         if status == ABORTED:
             raise CancelledError
-        if status:
-            why = log.reason() or f"llama_decode gave {status}"
-            raise BackendError(f"{self.path}: evaluating tokens failed: {why}")
+        check_evaluated(self.path, status)
 
     def close(self) -> None:
         """Free the memory; closing twice does nothing."""

@@ -6,7 +6,6 @@ has them (not repacked for a processor), so that the blocks of a file are what i
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.backends.base import CancelledError
+from edgellm.backends.llama_cpp.calls import (
+    check_evaluated,
+    load_model,
+    make_context,
+    marked_batch,
+)
 from edgellm.backends.llama_cpp.interrupt import noted_interrupt
-from edgellm.backends.llama_cpp.library import library, log, quiet
+from edgellm.backends.llama_cpp.library import library, log
 from edgellm.backends.llama_cpp.tensor import Tensor, check_layout
 from edgellm.backends.llama_cpp.threads import default_threads
 from edgellm.errors import BackendError
@@ -64,8 +69,6 @@ class SwapModel:
         self._addresses: dict[str, int] = {}
         self._looking = True
         self._callback = native.ggml_backend_sched_eval_callback(self._called)
-        quiet()
-        log.clear()
         try:
             self._load(threads or default_threads())
             self.logits([0] * min(2, longest), 0)
@@ -81,17 +84,7 @@ class SwapModel:
         params.lazy_mode = NEVER
         params.use_extra_bufts = False
         params.n_gpu_layers = 0
-        with noted_interrupt() as interrupted:
-            progress = native.llama_progress_callback(
-                lambda _part, _data: not (interrupted() or self._cancelled())
-            )
-            params.progress_callback = progress
-            self._model = native.llama_model_load_from_file(bytes(path), params)
-        if not self._model:
-            if self._cancelled():
-                raise CancelledError
-            reason = log.reason() or "llama.cpp gave no reason"
-            raise BackendError(f"{path}: llama.cpp cannot load it: {reason}")
+        self._model = load_model(path, params, self._cancelled)
         if not native.llama_model_has_decoder(self._model):
             raise BackendError(f"{path}: a model without logits")
         vocab = native.llama_model_get_vocab(self._model)
@@ -100,10 +93,7 @@ class SwapModel:
         context.n_ctx = context.n_batch = context.n_ubatch = self._longest
         context.n_threads = context.n_threads_batch = threads
         context.cb_eval = self._callback
-        self._context = native.llama_init_from_model(self._model, context)
-        if not self._context:
-            reason = log.reason() or "llama.cpp gave no reason"
-            raise BackendError(f"{path}: a context cannot be made: {reason}")
+        self._context = make_context(path, self._model, context, self._longest)
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -134,16 +124,11 @@ class SwapModel:
             raise CancelledError
         native, count = self._native, len(tokens)
         native.llama_memory_clear(native.llama_get_memory(self._context), True)
-        array = (ctypes.c_int32 * count)(*tokens)
-        flags = (ctypes.c_int8 * count)(*(int(at >= begin) for at in range(count)))
-        batch = native.llama_batch_get_one(array, count)
-        batch.logits = ctypes.cast(flags, ctypes.POINTER(ctypes.c_int8))
+        batch = marked_batch(tokens, [at >= begin for at in range(count)])
         log.clear()
         with noted_interrupt():
             status = native.llama_decode(self._context, batch)
-        if status:
-            why = log.reason() or f"llama_decode gave {status}"
-            raise BackendError(f"{self.path}: evaluating tokens failed: {why}")
+        check_evaluated(self.path, status)
         found = native.llama_get_logits(self._context)
         return np.ctypeslib.as_array(found, (count - begin, self.vocabulary))
 
