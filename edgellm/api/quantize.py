@@ -133,10 +133,21 @@ def quantize(
             "what a limit of divergence is kept by has to be measured",
             hint="leave --no-receipt out, and with --method rtn give --receipt",
         )
-    if budget is not None and kind == "mlx":
+    if kind == "mlx" and fit is not None:
         raise UsageError(
-            "budgets are for GGUF; for MLX the bits say how far", hint="--to mlx --bits 4"
+            "the memory that a device needs is known for llama.cpp alone",
+            hint="for MLX: --size, --bpw, --max-kld or --bits",
         )
+    if kind == "mlx" and measures:
+        from edgellm.backends.mlx.scorer import missing
+
+        reason = missing()
+        if reason is not None and (receipt is True or max_kld is not None):
+            raise UsageError(
+                f"a folder of MLX cannot be measured here: {reason}",
+                hint="pip install 'edgellm[mlx]', or --no-receipt",
+            )
+        measures = reason is None
     request = Request(
         source=source_path(source),
         output=Path(output),

@@ -22,10 +22,10 @@ from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
 from edgellm_quant.allocate import Allocation, Option, allocate, padded_bytes, smallest_within
 from edgellm_quant.candidates import Effort, candidates, mlx_candidates
 from edgellm_quant.distortion import Encode, round_values, sampled_errors, sampled_rows
-from edgellm_quant.errors import BudgetError
+from edgellm_quant.errors import BudgetError, QuantError
 from edgellm_quant.facts import ModelFacts, TensorFacts, is_quantizable
-from edgellm_quant.formats import Format, get_format
-from edgellm_quant.recipes import BITS, choose_types
+from edgellm_quant.formats import FORMATS, Format, get_format
+from edgellm_quant.recipes import BITS, RECIPES, choose_types
 from edgellm_quant.statistics import TensorStatistics
 
 __all__ = [
@@ -38,8 +38,8 @@ __all__ = [
     "from_bpw",
     "from_fit",
     "from_size",
+    "largest_recipe",
     "losses_of",
-    "named",
     "next_limit",
 ]
 
@@ -49,6 +49,9 @@ MAX_BPW = 64.0
 NEAR = 0.95
 # The most that one step of the search moves a prediction.
 STEP = 4.0
+
+# Bases of recipes for models that were trained that way, or that lose too much to be offered.
+BY_NAME_ALONE = frozenset({"Q1_0", "Q2_0", "TQ1_0", "TQ2_0", "IQ1_S", "IQ1_M"})
 
 Progress = Callable[[int, int], None]
 
@@ -257,27 +260,34 @@ def _noted(choice: Choice, note: str) -> Choice:
     return Choice(choice.formats, choice.nbytes, choice.kld, choice.gap, (*choice.notes, note))
 
 
-def named(losses: Losses, recipe: str, model: ModelFacts) -> Choice:
-    """Give the formats of a named recipe, with what they are predicted to lose.
+def largest_recipe(losses: Losses, budget: int, model: ModelFacts) -> Choice | None:
+    """Give the formats of the largest named recipe that fits in `budget` bytes of tensor data.
 
-    A format whose loss was not measured counts as nothing.
-
-    Raises:
-        QuantError: the recipe does not fit the tensors.
+    What was not measured counts as nothing in the prediction. None where no recipe is so small.
     """
-    chosen = choose_types(recipe, losses.tensors, model, has_importance=True)
-    formats: dict[str, Format] = {
-        tensor.name: choice.format for tensor, choice in zip(losses.tensors, chosen, strict=True)
-    }
-    nbytes = sum(
-        padded_bytes(formats[tensor.name], tensor.shape, losses.alignment)
-        for tensor in losses.tensors
-    )
-    kld = sum(
-        losses.alphas[name] * of_tensor.get(formats[name], 0.0)
-        for name, of_tensor in losses.errors.items()
-    )
-    return Choice(formats, nbytes, kld, 0.0)
+    found: Choice | None = None
+    for name, recipe in RECIPES.items():
+        if not FORMATS[recipe.base].is_quantized or recipe.base in BY_NAME_ALONE:
+            continue
+        try:
+            chosen = choose_types(name, losses.tensors, model, has_importance=True)
+        except QuantError:  # rows that it cannot hold
+            continue
+        formats: dict[str, Format] = {
+            tensor.name: choice.format
+            for tensor, choice in zip(losses.tensors, chosen, strict=True)
+        }
+        nbytes = sum(
+            padded_bytes(formats[tensor.name], tensor.shape, losses.alignment)
+            for tensor in losses.tensors
+        )
+        if nbytes <= budget and (found is None or nbytes > found.nbytes):
+            kld = sum(
+                losses.alphas[tensor] * errors.get(formats[tensor], 0.0)
+                for tensor, errors in losses.errors.items()
+            )
+            found = Choice(formats, nbytes, kld, 0.0)
+    return found
 
 
 def from_bits(

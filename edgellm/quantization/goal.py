@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellm.quantization.effort import Effort
-from edgellm_quant.recipes import BITS
 
 if TYPE_CHECKING:
     from edgellm.quantization.budget import Choice, Losses
@@ -17,11 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["Allocator", "Goal"]
 
 DEFAULT_CONTEXT = 4096
-SENSITIVITY_CHUNKS = (
-    4  # what sensitivities are measured on: 1,024 scored tokens of 512-token chunks
-)
-# What a receipt takes in the file at most: for each tensor, for each text, and the rest.
-RECEIPT_TENSOR, RECEIPT_TEXT, RECEIPT_REST = 130, 420, 1500
+# What sensitivities are measured on: 1,024 scored tokens in chunks of 512.
+SENSITIVITY_CHUNKS = 4
 
 Progress = Callable[[str, float, float], None]
 
@@ -55,7 +51,8 @@ class Allocator:
         reference: a GGUF file of floats that has passed the safety check.
         statistics: of the inputs of its tensors, by name.
         chunks: tokens to measure sensitivities on; none takes those of other models.
-        texts: how many texts a receipt will tell of.
+        overhead: bytes of the output that are no tensor data, at most.
+        mlx: for a folder of MLX, the type of what stays dense there.
         effort: how many formats are tried.
         threads: cores to use; None for all.
         progress: told what is measured.
@@ -72,7 +69,8 @@ class Allocator:
         reference: Path,
         statistics: Mapping[str, TensorStatistics],
         chunks: Sequence[Sequence[int]],
-        texts: int,
+        overhead: int,
+        mlx: str | None,
         effort: Effort,
         threads: int | None,
         progress: Progress,
@@ -109,12 +107,12 @@ class Allocator:
             statistics,
             alphas=alphas,
             effort=effort.name,  # type: ignore[arg-type]
+            mlx=mlx,
             progress=lambda done, total: progress("weighing formats", done, total),
         )
-        count = len(self.header.tensors)
-        self.overhead = (
-            self.header.data_offset + RECEIPT_TENSOR * count + RECEIPT_TEXT * texts + RECEIPT_REST
-        )
+        self.overhead = overhead
+        self.mlx = mlx
+        self.limit = 0
         self.tried: list[tuple[float, float]] = []
 
     def first(self) -> Choice:
@@ -140,21 +138,22 @@ class Allocator:
         else:
             runtime = Runtime(goal.context or DEFAULT_CONTEXT)
             limit = budget.from_fit(goal.device or "", self.header.metadata, runtime)
+        self.limit = limit
         return budget.choose(self.losses, limit)
 
     def next(self, predicted: float, measured: float) -> Choice | None:
         """Choose again after a measurement; None where that one is what was wished for.
 
-        Of bits, the named recipe that they stand for is the second candidate: a prediction can be
-        wrong, most of all for text that the model was not trained on.
+        Under a budget of bytes the second candidate is the largest named recipe that fits in it: a
+        prediction can be wrong, most of all for text that the model was not trained on.
         """
         from edgellm.quantization import budget
 
-        if self.goal.bits is not None and not self.tried:
-            self.tried.append((predicted, measured))
-            return budget.named(self.losses, BITS[self.goal.bits], self.model)
         if self.goal.max_kld is None:
-            return None
+            if self.tried or self.mlx is not None:
+                return None
+            self.tried.append((predicted, measured))
+            return budget.largest_recipe(self.losses, self.limit, self.model)
         self.tried.append((predicted, measured))
         limit = budget.next_limit(self.goal.max_kld, self.tried)
         return None if limit is None else budget.choose_within(self.losses, limit)

@@ -9,6 +9,7 @@ What is laid aside survives an interruption.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,11 @@ Stage = Callable[[str, float, float], None]
 """Called with what is being done ("calibrating"), and how much of it in how much."""
 
 Blocks = Mapping[str, Path]
+
+# What a receipt takes at most: for each tensor, for each text, and the rest.
+RECEIPT_TENSOR, RECEIPT_TEXT, RECEIPT_REST = 130, 420, 1500
+# What a folder of MLX takes for each tensor beside its data: names, shapes, types of three parts.
+NAMES = 900
 
 MOST_CANDIDATES = 4  # that are encoded and measured to meet a limit of divergence
 
@@ -197,6 +203,7 @@ class _Job:
         self.points: list[Point] = []
         self.notes: list[str] = []
         self.facts = source_facts(request.source)
+        self.estimated = False
 
     def run(self) -> Outcome:
         """Do everything."""
@@ -246,7 +253,8 @@ class _Job:
             self.reference,
             self._importance(plan, encoding),
             self.calibration.chunks if self.calibration else (),
-            len(self.request.measured),
+            self._overhead(source, plan),
+            self._dense(source, plan) if self.request.side is Side.MLX else None,
             self.request.effort,
             self.request.threads,
             self.watcher.stage,
@@ -279,6 +287,27 @@ class _Job:
             )
         return self._write_final(*best[1:])
 
+    def _dense(self, source: Source, plan: Plan) -> str:
+        """Give the float type of what stays dense in a folder of MLX."""
+        from edgellm_converters.targets import Wish, choose_formats
+
+        return choose_formats(source, plan, Wish()).dense
+
+    def _overhead(self, source: Source, plan: Plan) -> int:
+        """Give the bytes of the output that are no tensor data, at most: files, names, receipt."""
+        from edgellm_converters.checkpoints.gguf_header import read_header
+        from edgellm_converters.targets import Wish, choose_formats
+
+        receipt = RECEIPT_TENSOR * len(plan.steps) + RECEIPT_REST
+        receipt += RECEIPT_TEXT * (len(self.request.measured) + 1)
+        if self.request.side is Side.GGUF:
+            return receipt + read_header(self.reference).data_offset
+        files = source.files_for(plan, choose_formats(source, plan, Wish())).json.values()
+        written = sum(
+            len(json.dumps(each, ensure_ascii=False, indent=2).encode()) for each in files
+        )
+        return written + NAMES * len(plan.steps) + 2 * receipt  # the folder's is indented
+
     def _importance(self, plan: Plan, encoding: Encoding) -> Mapping[str, TensorStatistics]:
         """Gather the importance of all tensors that may be quantized."""
         kind = "importance" if self.request.method != "rtn" else ""
@@ -308,8 +337,10 @@ class _Job:
             for step, fmt in zip(plan.steps, choice.formats, strict=True)
             if fmt.is_quantized and source.tensors.format(step.source) != fmt
         ]
-        weights = sum(math.prod(step.shape) for step, _ in tasks)
-        self.watcher.estimate(seconds_for(request.effort, request.method, weights, calibration))
+        if not self.estimated:
+            weights = sum(math.prod(step.shape) for step, _ in tasks)
+            self.watcher.estimate(seconds_for(request.effort, request.method, weights, calibration))
+            self.estimated = True
         blocks, made = encoding.encode(tasks)
         self.notes += [note for note in encoding.notes if note not in self.notes]
         return blocks, Receipt(

@@ -112,7 +112,7 @@ def test_from_a_folder_or_from_its_gguf_is_the_same(folder: Path, tmp_path: Path
         (["quantize", ".", "-o", "x.gguf", "--bits", "9"], 2, "9"),
         (["quantize", ".", "-o", "x.gguf", "--type", "Q4_K_X"], 2, "Q4_K_X"),
         (["convert", ".", "-o", "x.gguf", "--dtype", "f16", "--bits", "4"], 2, "exclude"),
-        (["quantize", ".", "-o", "x-mlx", "--size", "1MB"], 2, "budgets are for GGUF"),
+        (["quantize", ".", "-o", "x-mlx", "--fit", "rpi5-8gb"], 2, "llama.cpp alone"),
         (["convert", ".", "-o", "x", "--bits", "4"], 2, "holds no quantized"),
         (["convert", ".", "-o", "x-mlx", "--bits", "7"], 2, "2, 3, 4, 5, 6, 8"),
         (["convert", ".", "-o", "x-mlx", "--type", "Q4_K_M"], 2, "no type of MLX"),

@@ -215,6 +215,28 @@ def test_a_size_is_kept(world: World, tmp_path: Path, method: str) -> None:
         world.quantize(tmp_path / "y.gguf", None, size=10_000, method=method)
 
 
+def test_a_size_is_kept_in_mlx(world: World, tmp_path: Path) -> None:
+    limit = round(world.model.stat().st_size * 0.25)
+    target = tmp_path / "x.mlx"
+    world.quantize(target, None, size=limit, receipt=False)
+    written = sum(file.stat().st_size for file in target.iterdir())
+    assert 0.75 * limit < written <= limit
+    with pytest.raises(UsageError, match="for llama"):
+        world.quantize(tmp_path / "y.mlx", None, fit="rpi5-8gb")
+
+
+def test_a_budget_is_measured_against_the_largest_recipe_that_fits(
+    world: World, tmp_path: Path
+) -> None:
+    limit = round(world.model.stat().st_size * 0.21)
+    outcome = world.quantize(tmp_path / "x.gguf", None, size=limit)
+    assert len(outcome.points) == 2
+    assert max(point.bytes for point in outcome.points) <= limit
+    assert outcome.receipt is not None
+    best = min(point.kld for point in outcome.points)
+    assert outcome.receipt.quality[-1].kld["mean"] == best
+
+
 def test_a_limit_of_divergence_is_kept(world: World, tmp_path: Path) -> None:
     target = tmp_path / "x.gguf"
     outcome = world.quantize(target, None, max_kld=0.02)
@@ -225,7 +247,7 @@ def test_a_limit_of_divergence_is_kept(world: World, tmp_path: Path) -> None:
 
 
 def test_a_report_is_drawn(world: World, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="needs the extra `report`")
     folder = tmp_path / "report"
     world.quantize(tmp_path / "x.gguf", report=folder)
     assert {path.name for path in folder.iterdir()} == {
