@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from edgellm_quant.allocate import Allocation, Option, allocate, padded_bytes, s
 from edgellm_quant.candidates import Effort, candidates, mlx_candidates
 from edgellm_quant.distortion import Encode, round_values, sampled_errors, sampled_rows
 from edgellm_quant.errors import BudgetError, QuantError
-from edgellm_quant.facts import ModelFacts, TensorFacts, is_quantizable
+from edgellm_quant.facts import ModelFacts, TensorFacts, is_quantizable, layer_of
 from edgellm_quant.formats import FORMATS, Format, get_format
 from edgellm_quant.recipes import BITS, RECIPES, choose_types
 from edgellm_quant.statistics import TensorStatistics
@@ -34,12 +34,14 @@ __all__ = [
     "Losses",
     "choose",
     "choose_within",
+    "compensated",
     "from_bits",
     "from_bpw",
     "from_fit",
     "from_size",
     "largest_recipe",
     "losses_of",
+    "measured_in",
     "next_limit",
 ]
 
@@ -187,6 +189,29 @@ def _rows(
     return np.concatenate(
         [checkpoint.load_rows(name, int(at), int(at) + 1) for at in chosen]
     )  # (rows, columns)
+
+
+def measured_in(losses: Losses, klds: Mapping[str, Mapping[Format, float]]) -> Losses:
+    """Give losses in which those of some tensors are measured divergences, not predictions."""
+    return replace(
+        losses,
+        errors={**losses.errors, **klds},
+        alphas={**losses.alphas, **dict.fromkeys(klds, 1.0)},
+    )
+
+
+def compensated(losses: Losses, share: float) -> Losses:
+    """Give losses where error compensation leaves a share of those of all layers.
+
+    Args:
+        losses: of rounding with importance.
+        share: what is left, from 0 to 1; tensors outside the layers have no compensation.
+    """
+    errors = {
+        name: {fmt: error * (share if layer_of(name) >= 0 else 1.0) for fmt, error in each.items()}
+        for name, each in losses.errors.items()
+    }
+    return replace(losses, errors=errors)
 
 
 def choose(losses: Losses, budget: int) -> Choice:

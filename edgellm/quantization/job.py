@@ -255,6 +255,7 @@ class _Job:
             self.calibration.chunks if self.calibration else (),
             self._overhead(source, plan),
             self._dense(source, plan) if self.request.side is Side.MLX else None,
+            self.request.method,
             self.request.effort,
             self.request.threads,
             self.watcher.stage,

@@ -16,11 +16,14 @@ from edgellm.quantization.budget import (
     Losses,
     choose,
     choose_within,
+    compensated,
     from_bits,
     from_bpw,
     from_fit,
     from_size,
+    largest_recipe,
     losses_of,
+    measured_in,
     next_limit,
 )
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
@@ -57,6 +60,32 @@ def test_bytes_go_where_they_save_most() -> None:
     assert found.kld == pytest.approx(0.01)
     assert found.gap == 0
     assert not found.notes
+
+
+def test_compensation_counts_in_layers_and_a_measurement_as_it_is() -> None:
+    found = compensated(LOSSES, 0.5)
+    assert found.errors["blk.0.ffn_down.weight"] == {
+        Q["Q4_0"]: 0.005,
+        Q["Q5_0"]: 0.001,
+        Q["Q8_0"]: 0,
+    }
+    assert found.errors["token_embd.weight"] == ERRORS["token_embd.weight"]
+    klds = {"token_embd.weight": {Q["Q4_0"]: 0.4, Q["Q8_0"]: 0.1}}
+    best = choose(measured_in(LOSSES, klds), NORM + SIZES["Q4_0"] + SIZES["Q8_0"])
+    assert best.formats["token_embd.weight"] == Q["Q8_0"]
+    assert best.kld == pytest.approx(0.1 + 10 * 0.01)
+
+
+def test_the_largest_recipe_that_fits() -> None:
+    model = ModelFacts("llama", 1, 1, 1)
+    # A tied embedding of rows of 32 values falls back to Q8_0 in every recipe.
+    found = largest_recipe(LOSSES, NORM + SIZES["Q8_0"] + SIZES["Q4_0"] + 10, model)
+    assert found is not None
+    assert found.nbytes == NORM + SIZES["Q8_0"] + SIZES["Q4_0"]
+    whole = largest_recipe(LOSSES, 10**9, model)
+    assert whole is not None
+    assert whole.nbytes == NORM + 2 * SIZES["Q8_0"]
+    assert largest_recipe(LOSSES, 100, model) is None
 
 
 def test_the_smallest_file_within_a_divergence() -> None:

@@ -18,10 +18,12 @@ from edgellm.quantization.sensitivity import (
     default_alphas,
     groups_of,
     measure,
+    measure_formats,
 )
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
 from edgellm_converters.pipeline import convert
 from edgellm_quant.facts import Role
+from edgellm_quant.formats import FORMATS
 
 TEXT = [3, 20, 21, 22, 23, 24, 25, 26]
 
@@ -53,6 +55,22 @@ def test_logits_follow_the_weights_as_if_loaded_anew(model: Path, tmp_path: Path
                 swapped.write("no.weight", np.zeros(4, np.uint8))
             with pytest.raises(BackendError, match=r"4 bytes for 'output\.weight'"):
                 swapped.write("output.weight", np.zeros(4, np.uint8))
+
+
+def test_finer_formats_lose_less_and_leave_no_trace(model: Path) -> None:
+    formats = [FORMATS[name] for name in ("Q4_0", "Q5_0", "Q8_0")]
+    wanted = {"output.weight": formats, "blk.0.ffn_down.weight": formats[:1]}
+    seen: list[tuple[int, int]] = []
+    found = measure_formats(
+        model, wanted, {}, [TEXT, TEXT[::-1]], progress=lambda *at: seen.append(at)
+    )
+    assert {name: list(each) for name, each in found.items()} == wanted
+    coarse, middle, fine = found["output.weight"].values()
+    assert coarse > middle > fine > 0
+    assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    # One at a time: the other tensor is itself again.
+    alone = measure_formats(model, {"blk.0.ffn_down.weight": formats[:1]}, {}, [TEXT, TEXT[::-1]])
+    assert alone["blk.0.ffn_down.weight"] == found["blk.0.ffn_down.weight"]
 
 
 def test_groups_are_parts_by_thirds() -> None:
