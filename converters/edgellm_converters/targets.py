@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgellm_converters.plan import Step
     from edgellm_converters.sources import Plan, Source
 
-__all__ = ["Choice", "Wish", "choose_formats"]
+__all__ = ["Choice", "Wish", "choose_formats", "refuse_requantizing"]
 
 DENSE = ("F32", "F16", "BF16")
 
@@ -106,7 +106,7 @@ def _for_gguf(source: Source, plan: Plan, wish: Wish) -> Choice:
             for step, fmt in zip(plan.steps, kept, strict=True)
         ]
         if not wish.requantize:
-            _refuse_requantizing(source, plan, given)
+            refuse_requantizing(source, plan, given)
         return Choice(given, recipe, file_type=_file_type(facts, given))
     if recipe is None:
         return Choice(kept, file_type=_file_type(facts, kept), changes=is_folder)
@@ -114,7 +114,7 @@ def _for_gguf(source: Source, plan: Plan, wish: Wish) -> Choice:
     chosen = choose_types(name, facts, plan.facts, has_importance=wish.importance)
     formats = [choice.format for choice in chosen]
     if not wish.requantize:
-        _refuse_requantizing(source, plan, formats)
+        refuse_requantizing(source, plan, formats)
     needing = needs_importance(name, facts, chosen, plan.architecture)
     if needing and not wish.importance:
         raise ImportanceRequiredError(
@@ -158,7 +158,7 @@ def _for_mlx(source: Source, plan: Plan, wish: Wish) -> Choice:
             _with_scales(wish.formats.get(step.gguf, FORMATS[dense]), dense) for step in plan.steps
         ]
         if not wish.requantize:
-            _refuse_requantizing(source, plan, given)
+            refuse_requantizing(source, plan, given)
         return Choice(given, None if wish.mlx is None else wish.mlx.name, dense)
     if wish.mlx is None:
         formats = [
@@ -174,7 +174,7 @@ def _for_mlx(source: Source, plan: Plan, wish: Wish) -> Choice:
     chosen = choose_mlx_types(wish.mlx, facts, plan.architecture, dense)
     formats = [choice.format for choice in chosen]
     if not wish.requantize:
-        _refuse_requantizing(source, plan, formats)
+        refuse_requantizing(source, plan, formats)
     fallbacks = [
         (step.target, choice.wanted.name, choice.format.name, choice.reason)
         for step, choice in zip(plan.steps, chosen, strict=True)
@@ -245,11 +245,23 @@ def _sizes(tensors: Iterable[tuple[TensorFacts, Format]]) -> Counter[str]:
     return sizes
 
 
-def _refuse_requantizing(source: Source, plan: Plan, formats: Sequence[Format]) -> None:
+def refuse_requantizing(source: Source, plan: Plan, formats: Sequence[Format | None]) -> None:
+    """Refuse formats that would quantize a tensor of the source a second time.
+
+    Args:
+        source: what is read.
+        plan: of the target.
+        formats: of its tensors, in order; None for one that is quantized and not chosen yet.
+
+    Raises:
+        RequantizeError: see above.
+    """
     again = [
         (step, old[0])
         for step, new in zip(plan.steps, formats, strict=True)
-        if (old := quantized_formats(source.tensors, step)) and new.is_quantized and old != [new]
+        if (old := quantized_formats(source.tensors, step))
+        and (new is None or new.is_quantized)
+        and old != [new]
     ]
     if again:
         step, stored = again[0]

@@ -209,6 +209,8 @@ class _Job:
         """Do everything."""
         from edgellm.models.check import check_model_file
         from edgellm_converters.sources import open_source
+        from edgellm_converters.targets import refuse_requantizing
+        from edgellm_quant.formats import FORMATS
 
         request = self.request
         self.reference = runnable(
@@ -220,12 +222,21 @@ class _Job:
         )
         if request.measured or request.method != "rtn":
             check_model_file(self.reference)
-        if request.calibration:
-            self.calibration = calibration_chunks(
-                self.reference, request.calibration, request.effort.tokens, request.seed
-            )
         with open_source(self.reference) as source:
             plan = source.plan(request.side)
+            # A recipe's types are refused where they are chosen; a budget's would be after minutes.
+            if request.budget is not None and not request.wish.requantize:
+                quantizable = {step.target for step, _ in self._quantizable(plan)}
+                plain = FORMATS["F32"]
+                refuse_requantizing(
+                    source,
+                    plan,
+                    [None if step.target in quantizable else plain for step in plan.steps],
+                )
+            if request.calibration:
+                self.calibration = calibration_chunks(
+                    self.reference, request.calibration, request.effort.tokens, request.seed
+                )
             encoding = Encoding(request, source, self.calibration, self.work, self.watcher)
             outcome = self._by_type if request.budget is None else self._by_budget
             found = outcome(source, plan, encoding)

@@ -19,6 +19,7 @@ from edgellm.errors import DoesNotFitError, NotFoundError, UsageError
 from edgellm.quantization.job import Outcome, Watcher
 from edgellm.quantization.receipt import RECEIPT_FILE
 from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
+from edgellm_converters.errors import RequantizeError
 from edgellm_converters.imatrix import read_imatrix
 from edgellm_quant.methods.importance import round_with_importance
 
@@ -213,6 +214,21 @@ def test_a_size_is_kept(world: World, tmp_path: Path, method: str) -> None:
     assert outcome.receipt.request == {"size": limit}
     with pytest.raises(DoesNotFitError):
         world.quantize(tmp_path / "y.gguf", None, size=10_000, method=method)
+
+
+@pytest.mark.parametrize("wish", [{"kind": "Q5_0"}, {"kind": None, "size": 10**6}])
+def test_a_quantized_source_is_refused_before_anything_runs(
+    world: World, tmp_path: Path, wish: dict[str, Any]
+) -> None:
+    once = tmp_path / "once.gguf"
+    edgellm.quantize(world.model, once, "Q4_0", method="rtn")
+    watcher, seen = stopping_after(10**6)
+    again = World(once, world.calibration, world.text)
+    with pytest.raises(RequantizeError, match="quantized already"):
+        again.quantize(tmp_path / "x.gguf", watcher=watcher, **wish)
+    assert seen() == []
+    outcome = again.quantize(tmp_path / "x.gguf", "Q5_0", requantize=True, receipt=False)
+    assert outcome.receipt is not None
 
 
 def test_a_size_is_kept_in_mlx(world: World, tmp_path: Path) -> None:
