@@ -7,7 +7,10 @@ error E (see `edgellm_quant.distortion`).
 
 It is measured for groups of tensors that play the same part in the same third of the layers: their
 weights are replaced in the loaded model by coarsely rounded ones, the divergence on some text is
-taken, and the weights are put back. A tied embedding is looked up and multiplied with in the same
+taken, and the weights are put back. Each tensor of a group is taken to have an equal share in it,
+and its error to tell how that changes with the format. For a share in proportion to errors is
+wrong where it matters: one token that every text begins with can outweigh all others in the inputs
+of a layer, so that next to nothing of its output seems lost in any format. A tied embedding is looked up and multiplied with in the same
 change, so that its sensitivity is of both. In front of the logits errors are no measure: one input
 outweighs all others in them and hardly moves a probability. There each format is measured itself.
 
@@ -93,20 +96,29 @@ class Measured:
 
     Attributes:
         group: what was changed.
-        error: the sum of its tensors' relative errors.
+        errors: the relative error of each of its tensors, in the group's order.
         kld: mean KL divergence, nats a token.
         standard_error: of the mean, over tokens.
     """
 
     group: Group
-    error: float
+    errors: tuple[float, ...]
     kld: float
     standard_error: float
 
     @property
-    def alpha(self) -> float:
-        """Nats a token for each unit of relative error of one tensor."""
-        return self.kld / self.error if self.error > 0 else 0.0
+    def alphas(self) -> dict[str, float]:
+        """Nats a token for each unit of relative error of a tensor, by name.
+
+        A tensor that the rounding cannot store has no error, and gets what the others have in the
+        mean.
+        """
+        share = self.kld / len(self.errors)
+        mean = sum(self.errors) / len(self.errors)
+        return {
+            name: share / (error or mean) if mean > 0 else 0.0
+            for name, error in zip(self.group.tensors, self.errors, strict=True)
+        }
 
 
 def default_alphas(names: Sequence[str], weighed: Collection[str] = ()) -> dict[str, float]:
@@ -146,7 +158,7 @@ def alphas_of(measured: Sequence[Measured], names: Sequence[str]) -> dict[str, f
         measured: what `measure` gave.
         names: the tensors in question.
     """
-    known = {name: each.alpha for each in measured for name in each.group.tensors}
+    known = {name: alpha for each in measured for name, alpha in each.alphas.items()}
     expected = default_alphas(names, known.keys())
     ratios = [
         math.log(known[name] / expected[name])
@@ -274,15 +286,15 @@ def _measure(
     for number, group in enumerate(groups):
         if progress is not None:
             progress(number, len(groups))
-        error, values = _changed(
+        errors, values = _changed(
             checkpoint, swapped, group.tensors, statistics, pairs, COARSE, threads
         )
         if values.mean() > SATURATED:
-            error, values = _changed(
+            errors, values = _changed(
                 checkpoint, swapped, group.tensors, statistics, pairs, FINE, threads
             )
         deviation = float(values.std()) / len(values) ** 0.5
-        found.append(Measured(group, error, float(values.mean(dtype=np.float64)), deviation))
+        found.append(Measured(group, errors, float(values.mean(dtype=np.float64)), deviation))
     if progress is not None:
         progress(len(groups), len(groups))
     return tuple(found)
@@ -296,21 +308,21 @@ def _changed(
     pairs: Sequence[tuple[Sequence[int], NDArray[np.float32]]],
     coarse: Format,
     threads: int | None,
-) -> tuple[float, NDArray[np.float32]]:
+) -> tuple[tuple[float, ...], NDArray[np.float32]]:
     """Replace tensors by rounded ones, and put them back.
 
     Returns:
-        The sum of their relative errors, and the KL divergence at each token.
+        Their relative errors, and the KL divergence at each token.
 
     Raises:
         BackendError: logits that are not finite.
     """
-    error = 0.0
+    errors: list[float] = []
     try:
         for name in names:
             changed, lost = _coarse(checkpoint, name, statistics.get(name), coarse, threads)
             swapped.write(name, changed)
-            error += lost
+            errors.append(lost)
         values = np.concatenate(
             [
                 _divergence(before, swapped.logits(chunk, len(chunk) // 2), chunk, threads)
@@ -322,7 +334,7 @@ def _changed(
             swapped.write(name, checkpoint.raw(name))
     if not np.isfinite(values).all():
         raise BackendError(f"{swapped.path}: logits that are not finite")
-    return error, values
+    return tuple(errors), values
 
 
 def _divergence(

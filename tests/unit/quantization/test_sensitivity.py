@@ -99,12 +99,24 @@ def test_what_is_measured_is_a_divergence_and_leaves_no_trace(model: Path) -> No
     assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert {each.group.role for each in first} == {Role.OUTPUT, Role.DOWN, Role.VALUE}
     for each in first:
-        assert 0.002 < each.error < 0.05  # of 4-bit floats
+        (error,) = each.errors
+        assert 0.002 < error < 0.05  # of 4-bit floats
         assert each.kld > 0
-        assert each.alpha == each.kld / each.error
+        assert each.alphas == {each.group.tensors[0]: each.kld / error}
         assert each in again  # whatever was changed before
     with pytest.raises(UsageError, match="no text"):
         measure(model, names, {}, [])
+
+
+def test_tensors_of_a_group_share_its_divergence_alike() -> None:
+    group = Group(Role.UP, 0, tuple(f"blk.{at}.ffn_up.weight" for at in range(3)))
+    found = Measured(group, (0.02, 0.0001, 0.0), 0.3, 0.0).alphas
+    one, two, three = group.tensors
+    # Whatever its error is, each is taken to have lost 0.1 nats.
+    assert found[one] * 0.02 == pytest.approx(0.1)
+    assert found[two] * 0.0001 == pytest.approx(0.1)
+    assert found[three] == pytest.approx(0.1 / (0.0201 / 3))  # could not be stored
+    assert set(Measured(group, (0.0,) * 3, 0.0, 0.0).alphas.values()) == {0.0}
 
 
 def test_without_a_measurement_other_models_speak() -> None:
@@ -126,7 +138,7 @@ def test_what_was_not_measured_is_scaled_to_what_was() -> None:
     expected = default_alphas(names)
     up = names[3]
     group = Group(Role.UP, 0, (up,))
-    found = alphas_of([Measured(group, 0.01, 0.03 * expected[up], 0.0)], names)
+    found = alphas_of([Measured(group, (0.01,), 0.03 * expected[up], 0.0)], names)
     assert found[up] == pytest.approx(3 * expected[up])
     assert found == pytest.approx({name: 3 * expected[name] for name in names})
     assert alphas_of([], names) == expected
