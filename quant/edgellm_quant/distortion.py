@@ -5,7 +5,8 @@ For rows W stored as Q that meet inputs of Hessian H, the relative error is
     E = tr((W - Q) H (W - Q)') / tr(W H W')
 
 the squared error of the outputs by their squared size. Where the diagonal of H alone is known (the
-importance), H is that diagonal; where nothing is, H is the identity.
+importance), H is that diagonal, of which no value counts as more than `CAP` times the median; where
+nothing is, H is the identity.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ ROWS = 64
 # Values of a sample: some formats take ten microseconds for one.
 VALUES = 2**17
 FEWEST_ROWS = 4
+# Columns of an input reach some ten times the median, those that the first token fills thousands.
+CAP = 30.0
 
 
 def relative_error(
@@ -53,7 +56,10 @@ def _energy(rows: Floats, group: RowStatistics | None) -> float:
         return float(np.einsum("ij,ij->", rows, rows, dtype=np.float64))
     if group.hessian is not None:
         return float(np.einsum("ij,ij->", rows @ group.hessian, rows, dtype=np.float64))
-    return float(np.einsum("ij,ij,j->", rows, rows, group.importance, dtype=np.float64))
+    # A column that one token in hundreds fills a thousandfold would hide all others.
+    usual = float(np.median(group.importance))
+    capped = np.minimum(group.importance, CAP * usual) if usual > 0 else group.importance
+    return float(np.einsum("ij,ij,j->", rows, rows, capped, dtype=np.float64))
 
 
 def round_values(rows: Floats, fmt: Format, group: RowStatistics | None) -> Floats:
