@@ -122,3 +122,14 @@ def test_candidates_of_mlx() -> None:
     wide = mlx_candidates(TensorFacts("w", (4, 128)))
     assert len(wide) == 6 * 3 + 1
     assert [fmt.name for fmt in mlx_candidates(TensorFacts("w", (4, 33)), dense="BF16")] == ["BF16"]
+
+
+def test_a_column_that_one_token_fills_does_not_hide_the_others() -> None:
+    importance = np.ones(32, np.float32)
+    importance[5] = 1e6
+    group = RowStatistics(0, 1, 100, importance)
+    weights = np.ones((1, 32), np.float32)
+    stored = weights.copy()
+    stored[0, 7] = 0.0  # an ordinary column is lost
+    error = relative_error(weights, stored, [(0, 1, group)])
+    assert error == pytest.approx(1 / (31 + 30))
