@@ -5,8 +5,8 @@ For rows W stored as Q that meet inputs of Hessian H, the relative error is
     E = tr((W - Q) H (W - Q)') / tr(W H W')
 
 the squared error of the outputs by their squared size. Where the diagonal of H alone is known (the
-importance), H is that diagonal, of which no value counts as more than `CAP` times the median; where
-nothing is, H is the identity.
+importance), H is that diagonal; where nothing is, H is the identity. A column of larger inputs than
+`CAP` times the median is scaled down to that, in rows and columns of H.
 """
 
 from __future__ import annotations
@@ -54,12 +54,14 @@ def relative_error(
 def _energy(rows: Floats, group: RowStatistics | None) -> float:
     if group is None or not group.importance.any():
         return float(np.einsum("ij,ij->", rows, rows, dtype=np.float64))
-    if group.hessian is not None:
-        return float(np.einsum("ij,ij->", rows @ group.hessian, rows, dtype=np.float64))
     # A column that one token in hundreds fills a thousandfold would hide all others.
     usual = float(np.median(group.importance))
-    capped = np.minimum(group.importance, CAP * usual) if usual > 0 else group.importance
-    return float(np.einsum("ij,ij,j->", rows, rows, capped, dtype=np.float64))
+    if usual > 0:
+        scale = np.sqrt(np.minimum(1, CAP * usual / np.maximum(group.importance, usual)))
+        rows = rows * scale.astype(np.float32)
+    if group.hessian is not None:
+        return float(np.einsum("ij,ij->", rows @ group.hessian, rows, dtype=np.float64))
+    return float(np.einsum("ij,ij,j->", rows, rows, group.importance, dtype=np.float64))
 
 
 def round_values(rows: Floats, fmt: Format, group: RowStatistics | None) -> Floats:

@@ -124,10 +124,11 @@ def test_candidates_of_mlx() -> None:
     assert [fmt.name for fmt in mlx_candidates(TensorFacts("w", (4, 33)), dense="BF16")] == ["BF16"]
 
 
-def test_a_column_that_one_token_fills_does_not_hide_the_others() -> None:
+@pytest.mark.parametrize("hessian", [False, True])
+def test_a_column_that_one_token_fills_does_not_hide_the_others(hessian: bool) -> None:
     importance = np.ones(32, np.float32)
     importance[5] = 1e6
-    group = RowStatistics(0, 1, 100, importance)
+    group = RowStatistics(0, 1, 100, importance, np.diag(importance) if hessian else None)
     weights = np.ones((1, 32), np.float32)
     stored = weights.copy()
     stored[0, 7] = 0.0  # an ordinary column is lost
