@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from edgellm.backends.base import Context, LoadOptions, Sampling, select
+from edgellm.backends.base import CACHE_TYPES, Context, LoadOptions, Sampling, select
 from edgellm.errors import TemplateError, UsageError
 from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult
 from edgellm.generate.prompt import chat_tokens, text_tokens
@@ -40,6 +40,8 @@ def load(
     context: int | None = None,
     threads: int | None = None,
     gpu_layers: int | None = None,
+    cache_type: str = "f16",
+    backend: str | None = None,
     cancelled: Callable[[], bool] = _never,
 ) -> LoadedModel:
     """Find a model, check its file and load it.
@@ -50,6 +52,8 @@ def load(
             `DEFAULT_CONTEXT` and what the model was trained on.
         threads: None takes the number of physical cores.
         gpu_layers: layers on an accelerator; None takes all where there is one.
+        cache_type: how the context keeps keys and values: f16, q8_0 or q4_0.
+        backend: the backend's name; None takes the first that can run the file.
         cancelled: asked while the model is loaded; True stops that.
 
     Raises:
@@ -66,7 +70,15 @@ def load(
     reference = None if model is None else os.fspath(model)
     path = resolve(reference)
     check_model_file(path)
-    return LoadedModel(path, options, context=context, name=reference, cancelled=cancelled)
+    return LoadedModel(
+        path,
+        options,
+        context=context,
+        cache_type=cache_type,
+        name=reference,
+        backend=backend,
+        cancelled=cancelled,
+    )
 
 
 def chat(prompt: str, model: str | os.PathLike[str] | None = None, **options: Any) -> str:
@@ -88,11 +100,13 @@ class LoadedModel:
         path: the model's file.
         name: what the caller called it.
         backend: the name of the backend that runs it.
+        cache_type: how its contexts keep keys and values.
         context_limit: the most tokens of prompt and answer together.
 
     Raises:
-        BackendError: no backend can run the file.
-        UsageError: `context` is below 1 or above what the model was trained on.
+        BackendError: no backend can run the file, or the one asked for cannot.
+        UsageError: `context` is below 1 or above what the model was trained on, or a name that
+            is none of a type or a backend.
     """
 
     def __init__(
@@ -101,16 +115,23 @@ class LoadedModel:
         options: LoadOptions,
         *,
         context: int | None = None,
+        cache_type: str = "f16",
         name: str | None = None,
+        backend: str | None = None,
         cancelled: Callable[[], bool] = _never,
     ) -> None:
-        backend = select(path)
+        if cache_type not in CACHE_TYPES:
+            raise UsageError(
+                f"no cache has the type {cache_type!r}", hint=f"known: {', '.join(CACHE_TYPES)}"
+            )
+        chosen = select(path, backend)
         self.path = path
         self.name = name or path.stem
-        self.backend = backend.name
+        self.backend = chosen.name
+        self.cache_type = cache_type
         self._context: Context | None = None
         self._template: ChatTemplate | None = None
-        self._model = backend.load(path, options, cancelled)
+        self._model = chosen.load(path, options, cancelled)
         trained = self._model.trained_context
         if context is not None and not 1 <= context <= trained:
             self.close()
@@ -244,7 +265,7 @@ class LoadedModel:
             self._context = None
             size = self.context_limit  # it has been used twice: it may be used again
         if self._context is None:
-            self._context = self._model.open_context(size)
+            self._context = self._model.open_context(size, self.cache_type)
         return self._context
 
     def _require_template(self) -> ChatTemplate:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKENDS",
+    "CACHE_TYPES",
     "Backend",
     "CancelledError",
     "Context",
@@ -41,6 +42,9 @@ BACKENDS: dict[str, str] = {
     "llama_cpp": "edgellm.backends.llama_cpp.backend",
 }
 
+# How keys and values are kept in a context; the names are ggml's, as llama.cpp's --cache-type-k has
+# them. MLX's nearest are half precision (f16), and its own groups of 64 with 8 or 4 bits.
+CACHE_TYPES = ("f16", "q8_0", "q4_0")
 SEED_LIMIT = 2**32 - 1  # llama.cpp gives 2^32-1 itself the meaning "any seed"
 INT_LIMIT = 2**31
 # Of logits that a scorer gives at a time: half a context for a vocabulary of 65,000 tokens, and
@@ -179,6 +183,24 @@ class Context(Protocol):
             BackendError: the backend failed.
         """
 
+    def save_state(self, path: Path) -> None:
+        """Write the keys and values of the tokens in `held` to a file, over what is there.
+
+        Raises:
+            BackendError: the backend failed, or its state cannot be written.
+            OSError: the file cannot be written.
+        """
+
+    def load_state(self, path: Path, tokens: Sequence[int]) -> None:
+        """Take keys and values from a file that `save_state` wrote for these tokens.
+
+        The caller vouches for the file: that it is whole, and that the same backend, model,
+        size and type of cache wrote it. `held` is `tokens` afterwards; if it fails, it is empty.
+
+        Raises:
+            BackendError: the file does not hold them.
+        """
+
     def close(self) -> None:
         """Free the memory; closing twice does nothing."""
 
@@ -229,12 +251,12 @@ class Model(Tokenizer, Protocol):
     def trained_context(self) -> int:
         """The number of tokens that it was trained on."""
 
-    def open_context(self, size: int) -> Context:
-        """Make a context for `size` tokens.
+    def open_context(self, size: int, cache_type: str = "f16") -> Context:
+        """Make a context for `size` tokens, its keys and values kept as one of `CACHE_TYPES`.
 
         Raises:
             DoesNotFitError: there is not enough memory.
-            BackendError: the backend failed.
+            BackendError: the backend failed, or cannot keep this model's cache in that type.
         """
 
     def close(self) -> None:
@@ -318,12 +340,19 @@ def output_limit(vocabulary_size: int, batch: int) -> int:
     return max(1, min(batch, OUTPUT_BYTES // (4 * vocabulary_size)))
 
 
-def select(path: Path) -> Backend:
-    """Give the first backend that can run this file.
+def select(path: Path, name: str | None = None) -> Backend:
+    """Give the first backend that can run this file, or the one of that name.
 
     Raises:
+        UsageError: there is no backend of that name.
         BackendError: none can; the sentence holds each one's reason.
     """
+    if name is not None:
+        backend = get_backend(name)
+        reason = backend.refusal(path)
+        if reason is not None:
+            raise BackendError(f"{path}: {name} cannot run it: {reason}")
+        return backend
     reasons = []
     for name in BACKENDS:
         backend = get_backend(name)

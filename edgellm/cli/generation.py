@@ -71,6 +71,10 @@ _OPTIONS = (
            help="Threads  [default: physical cores]."),
     option("-ngl", "--gpu-layers", type=int, metavar="N",
            help="Layers on an accelerator  [default: all, where there is one]."),
+    option("--cache-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16",
+           show_default=True, help="How the context keeps keys and values."),
+    option("--backend", type=click.Choice(["llama_cpp", "mlx"]),
+           help="What runs the model  [default: what can run the file]."),
 )  # fmt: skip
 
 
@@ -209,6 +213,8 @@ def load_model(
             context=values["ctx"],
             threads=values["threads"],
             gpu_layers=values["gpu_layers"],
+            cache_type=values["cache_type"],
+            backend=values["backend"],
             cancelled=cancelled,
         )
     except CancelledError:

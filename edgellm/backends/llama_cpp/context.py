@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgellm.backends.base import CancelledError, Sampling
@@ -20,13 +21,14 @@ __all__ = ["ABORTED", "PADDING", "LlamaCppContext"]
 
 # Positions are padded to this by llama.cpp itself.
 PADDING = 256
+CACHE_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml_type
 ABORTED = 2  # what llama_decode gives when the abort callback said so
 
 
 class LlamaCppContext:
     """See `edgellm.backends.base.Context`."""
 
-    def __init__(self, model: LlamaCppModel, size: int) -> None:
+    def __init__(self, model: LlamaCppModel, size: int, cache_type: str) -> None:
         native = self._native = model.native
         self._model = model
         self._size = size
@@ -37,6 +39,7 @@ class LlamaCppContext:
         params.n_ctx = -(-size // PADDING) * PADDING
         params.swa_full = True  # without, a sliding window forgets what `_keep` relies on
         params.n_outputs_max = 1  # logits of the last token alone: a big vocabulary costs much
+        params.type_k = params.type_v = CACHE_TYPES[cache_type]
         params.n_threads = params.n_threads_batch = model.threads
         self._context = make_context(
             model.path, model.handle, params, size, "a smaller --ctx needs less memory"
@@ -108,6 +111,35 @@ class LlamaCppContext:
         self._sampled = token
         pieces = self._model.pieces
         return pieces[token] if token in pieces else self._model.piece(token)
+
+    def save_state(self, path: Path) -> None:
+        """Write keys and values; see `edgellm.backends.base.Context.save_state`."""
+        held = (ctypes.c_int32 * len(self._held))(*self._held)
+        log.clear()
+        written = self._native.llama_state_seq_save_file(
+            self._context, bytes(path), 0, held, len(held)
+        )
+        if not written:
+            raise BackendError(f"{path}: llama.cpp cannot write its state: {log.reason() or ''}")
+
+    def load_state(self, path: Path, tokens: Sequence[int]) -> None:
+        """Take keys and values; see `edgellm.backends.base.Context.load_state`."""
+        native = self._native
+        self.prefills += 1
+        self._sampled = None
+        native.llama_memory_clear(self._memory, True)
+        self._held = []
+        room = max(len(tokens), 1)
+        found, count = (ctypes.c_int32 * room)(), ctypes.c_size_t(0)
+        log.clear()
+        read = native.llama_state_seq_load_file(
+            self._context, bytes(path), 0, found, room, ctypes.byref(count)
+        )
+        if not read or list(found[: count.value]) != list(tokens):
+            native.llama_memory_clear(self._memory, True)
+            why = log.reason() or "it holds other tokens"
+            raise BackendError(f"{path}: llama.cpp cannot read its state: {why}")
+        self._held = list(tokens)
 
     def close(self) -> None:
         """Free the memory; closing twice does nothing."""

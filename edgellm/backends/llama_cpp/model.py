@@ -149,9 +149,9 @@ class LlamaCppModel:
         """Give a token as the vocabulary writes it."""
         return self._text(token)
 
-    def open_context(self, size: int) -> LlamaCppContext:
+    def open_context(self, size: int, cache_type: str = "f16") -> LlamaCppContext:
         """Make a context; see `edgellm.backends.base.Model.open_context`."""
-        return LlamaCppContext(self, size)
+        return LlamaCppContext(self, size, cache_type)
 
     def piece(self, token: int) -> bytes | None:
         """Give the bytes of a token and remember them; None for one that ends the text."""
