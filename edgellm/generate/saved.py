@@ -25,11 +25,22 @@ NAME = re.compile(r"[^\W_][\w.\-\u200c]{0,99}")
 
 @dataclass(frozen=True, slots=True)
 class SavedSession:
-    """A conversation as it lies on disk."""
+    """A conversation as it lies on disk.
+
+    Attributes:
+        model: the reference that it was with; None for the default model.
+        system: the system prompt; None for the template's own.
+        messages: all that was said: questions and answers in turns.
+        summary: what stands for the turns that the model no longer sees; None for nothing.
+        forgotten: how many turns (a question and its answer) the model no longer sees, from the
+            first on.
+    """
 
     model: str | None
     system: str | None
     messages: tuple[Message, ...]
+    summary: str | None = None
+    forgotten: int = 0
 
 
 def sessions_dir() -> Path:
@@ -61,6 +72,8 @@ def save_session(name: str, session: SavedSession) -> Path:
         "system": session.system,
         "messages": [{"role": m.role, "content": m.content} for m in session.messages],
     }
+    if session.forgotten:
+        body |= {"summary": session.summary, "forgotten": session.forgotten}
     # Lone surrogates (from a terminal that is not UTF-8) cannot be written: they are replaced.
     text = json.dumps(body, ensure_ascii=False, indent=1).encode("utf-8", "replace")
     try:
@@ -123,7 +136,12 @@ def _parse(body: object) -> SavedSession:
     # A conversation is questions with their answers, in turns.
     if [m.role for m in messages] != ["user", "assistant"] * (len(messages) // 2):
         raise ValueError("its messages are not questions and answers in turns")
-    return SavedSession(model, system, tuple(messages))
+    summary, forgotten = body.get("summary"), body.get("forgotten", 0)
+    if not isinstance(summary, str | None):
+        raise TypeError("summary must be a text")
+    if type(forgotten) is not int or not 0 <= forgotten <= len(messages) // 2:
+        raise ValueError("forgotten is a number of its turns")
+    return SavedSession(model, system, tuple(messages), summary if forgotten else None, forgotten)
 
 
 def _path(name: str) -> Path:

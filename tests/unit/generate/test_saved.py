@@ -28,6 +28,13 @@ def test_what_is_saved_comes_back_and_is_private():
     assert "می‌بینم" in path.read_text("utf-8")  # people can read their conversations
 
 
+def test_what_the_model_no_longer_sees_comes_back():
+    folded = SavedSession(None, None, TALK.messages, "خلاصه‌ای", 1)
+    save_session("folded", folded)
+    assert load_session("folded") == folded
+    assert "forgotten" not in save_session("first", TALK).read_text("utf-8")
+
+
 def test_saving_again_replaces_and_leaves_nothing_else():
     save_session("a", TALK)
     save_session("a", SavedSession(None, None, ()))
@@ -88,6 +95,9 @@ def test_what_is_not_there_names_what_is():
                     "messages": [{"role": "system", "content": "x"}]}),
         json.dumps({"version": 1, "model": None, "system": None,
                     "messages": [{"role": "user", "content": "x"}]}),
+        '{"version": 1, "model": null, "system": null, "messages": [], "forgotten": 1}',
+        '{"version": 1, "model": null, "system": null, "messages": [], "forgotten": true}',
+        '{"version": 1, "model": null, "system": null, "messages": [], "summary": 3}',
         "[" * 100_000,
     ],
 )  # fmt: skip
