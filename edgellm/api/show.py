@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgellm.device.memory import LayerCache, Runtime, cache_bytes, cached_layers, folder_layers
+from edgellm.device.memory import LayerCache, Runtime, cache_bytes, cached_layers, folder_metadata
 from edgellm.errors import UsageError
 from edgellm.models import resolve
 from edgellm.quantization.receipt import find_receipt
@@ -205,7 +205,7 @@ def _describe_folder(folder: Path, context: int | None) -> ModelDetails:
         metadata=config,
         chat_template=_folder_template(folder),
         receipt=find_receipt(folder, {}),
-        memory=_memory(tensors, folder_layers(config), context, trained),
+        memory=_memory(tensors, cached_layers(folder_metadata(config)), context, trained),
     )
 
 

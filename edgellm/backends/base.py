@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKENDS",
     "CACHE_TYPES",
+    "Accelerator",
     "Backend",
     "CancelledError",
     "Context",
@@ -117,6 +118,27 @@ class Sampling:
             or self.frequency_penalty != 0.0
             or self.presence_penalty != 0.0
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """A device beside the processor on which a backend can compute.
+
+    Attributes:
+        name: as the backend calls it.
+        description: the maker's name of it.
+        kind: "gpu", "igpu" (part of the processor) or "accel".
+        memory_free: bytes of its memory that are free; 0 if not known.
+        memory_total: bytes of its memory.
+        unified: its memory is the machine's main memory.
+    """
+
+    name: str
+    description: str
+    kind: str
+    memory_free: int
+    memory_total: int
+    unified: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +333,16 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """Its name in `BACKENDS` and in the JSON output."""
+
+    def missing(self) -> str | None:
+        """Say what it lacks to run anything here, without loading it; None if it is there."""
+
+    def accelerators(self) -> Sequence[Accelerator]:
+        """List the devices beside the processor that it computes on, best first.
+
+        Raises:
+            BackendError: it cannot be loaded.
+        """
 
     def refusal(self, path: Path) -> str | None:
         """Say why it cannot run this file, without opening it natively; None if it can."""

@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "list": "edgellm.cli.list",
     "pull": "edgellm.cli.pull",
     "verify": "edgellm.cli.verify",
+    "doctor": "edgellm.cli.doctor",
 }
 
 

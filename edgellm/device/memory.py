@@ -19,7 +19,7 @@ __all__ = [
     "cache_bytes",
     "cached_layers",
     "compute_bytes",
-    "folder_layers",
+    "folder_metadata",
     "process_bytes",
     "weight_budget",
 ]
@@ -55,6 +55,21 @@ _PATTERNS: Mapping[str, int] = {
     "gemma3n": 5,
     "gpt-oss": 2,
     "olmo2": 4,
+}
+
+# The keys of a GGUF file, and those of a config.json that say the same.
+_CONFIG: Mapping[str, str] = {
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "expert_count": "num_local_experts",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_used_count": "num_experts_per_tok",
+    "feed_forward_length": "intermediate_size",
+    "vocab_size": "vocab_size",
 }
 
 # A Python process with numpy and llama.cpp loaded, and what a token of a vocabulary takes there.
@@ -151,18 +166,20 @@ def cached_layers(metadata: Mapping[str, object]) -> tuple[LayerCache, ...] | No
     return tuple(found)
 
 
-def folder_layers(config: Mapping[str, object]) -> tuple[LayerCache, ...] | None:
-    """Read the same from the config.json of a folder; None where it does not tell."""
-    values = _Values(config, folder=True)
-    layers, heads = (values.number(key) for key in ("num_hidden_layers", "num_attention_heads"))
-    width = values.number("hidden_size")
-    if not layers or layers > LAYERS or not heads:
-        return None
-    head = values.number("head_dim") or (width // heads if width else None)
-    if not head:
-        return None
-    each = (values.number("num_key_value_heads") or heads) * head
-    return (LayerCache(each, each),) * layers
+def folder_metadata(config: Mapping[str, object]) -> dict[str, object]:
+    """Give the numbers of a folder's config.json by the keys that a GGUF file has for them.
+
+    Only those on which memory depends; what a family has beside them is not read.
+    """
+    text = config.get("text_config")
+    found: dict[str, object] = {"general.architecture": "folder"}
+    for source in (config, text if isinstance(text, dict) else {}):
+        for ours, theirs in _CONFIG.items():
+            if theirs in source:
+                found[f"folder.{ours}"] = source[theirs]
+    head = found.get("folder.attention.key_length")
+    found["folder.attention.value_length"] = head
+    return found
 
 
 def cache_bytes(layers: tuple[LayerCache, ...], runtime: Runtime) -> int:
@@ -254,11 +271,11 @@ def weight_budget(
 class _Values:
     """Numbers of metadata, each bounded before it is used."""
 
-    def __init__(self, metadata: Mapping[str, object], *, folder: bool = False) -> None:
+    def __init__(self, metadata: Mapping[str, object]) -> None:
         name = metadata.get("general.architecture")
         self.architecture = name if isinstance(name, str) else ""
         self._metadata = metadata
-        self._prefix = "" if folder else f"{self.architecture}."
+        self._prefix = f"{self.architecture}."
 
     def get(self, key: str) -> object:
         return self._metadata.get(self._prefix + key)
@@ -302,9 +319,16 @@ def _state_bytes(values: _Values, width: int) -> int:
 
 
 def _vocabulary(metadata: Mapping[str, object]) -> int:
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    if isinstance(tokens, list):
-        return len(tokens)
+    from edgellm_converters.checkpoints.gguf_values import Metadata
+
+    key = "tokenizer.ggml.tokens"
+    if isinstance(metadata, Metadata):  # counted without decoding them
+        return metadata.stored(key).length if key in metadata else _vocab_size(metadata)
+    tokens = metadata.get(key)
+    return len(tokens) if isinstance(tokens, list) else _vocab_size(metadata)
+
+
+def _vocab_size(metadata: Mapping[str, object]) -> int:
     return _number(metadata.get(f"{metadata.get('general.architecture')}.vocab_size")) or 0
 
 

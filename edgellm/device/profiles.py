@@ -15,14 +15,14 @@ desktop and a little cache; on a laptop 3 or 4, for a browser.
 from __future__ import annotations
 
 import difflib
-import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from edgellm.errors import BackendError, UsageError
+from edgellm.device.files import ROOT
+from edgellm.device.ram import probe_ram
+from edgellm.errors import UsageError
 
 __all__ = ["PROFILES", "THIS", "Profile", "get_profile"]
 
@@ -91,54 +91,11 @@ def get_profile(name: str) -> Profile:
     raise UsageError(f"no device is called {name!r}", hint=hint)
 
 
-def this_machine(
-    meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")
-) -> Profile:
-    """Measure the machine that this runs on; the files' places are parameters for the tests.
-
-    Linux tells what is available without swapping (MemAvailable), and a container's limit counts
-    where it is lower. Elsewhere a half of the memory is taken as available, because there is no
-    such number.
+def this_machine(root: Path = ROOT) -> Profile:
+    """Measure the machine that this runs on; `root` stands for `/` in tests.
 
     Raises:
         BackendError: the system does not say how much memory it has.
     """
-    found = _meminfo(meminfo)
-    if found is None:
-        try:
-            total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (ValueError, OSError, AttributeError) as error:
-            raise BackendError(
-                f"this system ({sys.platform}) does not say how much memory it has",
-                hint="name a device, such as laptop-8gb",
-            ) from error
-        return Profile(THIS, total, total // 2)
-    total, available = found
-    limit = _number(cgroup / "memory.max")
-    if limit is not None and limit < total:
-        used = _number(cgroup / "memory.current") or 0
-        total, available = limit, min(available, max(0, limit - used))
-    return Profile(THIS, total, min(total, total - available + MARGIN))
-
-
-def _meminfo(path: Path) -> tuple[int, int] | None:
-    """Read what there is and what is available, in bytes."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return None
-    values = {}
-    for line in lines:
-        name, _, rest = line.partition(":")
-        number = rest.split()
-        if name in ("MemTotal", "MemAvailable") and number and number[0].isdigit():
-            values[name] = int(number[0]) * 1024
-    total = values.get("MemTotal")
-    return None if total is None else (total, min(total, values.get("MemAvailable", total // 2)))
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # "max": no limit
-        return None
+    ram = probe_ram(root)
+    return Profile(THIS, ram.total, min(ram.total, ram.total - ram.available + MARGIN))

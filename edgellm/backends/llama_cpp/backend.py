@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgellm.backends.base import LoadOptions
+from edgellm.backends.base import Accelerator, LoadOptions
+from edgellm.backends.llama_cpp.build import accelerators
 from edgellm.backends.llama_cpp.library import missing
 from edgellm.backends.llama_cpp.model import LlamaCppModel
 
@@ -16,6 +17,14 @@ class LlamaCppBackend:
     """Runs GGUF files."""
 
     name = "llama_cpp"
+
+    def missing(self) -> str | None:
+        """Say why its library cannot be used; None if its package is installed."""
+        return missing()
+
+    def accelerators(self) -> Sequence[Accelerator]:
+        """List the devices that layers can be put on."""
+        return accelerators()
 
     def refusal(self, path: Path) -> str | None:
         """Say why it cannot run this file; None if it can."""

@@ -12,7 +12,7 @@ from edgellm.backends.base import LoadOptions
 from edgellm.backends.llama_cpp.calls import load_model
 from edgellm.backends.llama_cpp.context import LlamaCppContext
 from edgellm.backends.llama_cpp.library import CLOSED, library
-from edgellm.backends.llama_cpp.threads import default_threads
+from edgellm.device.cpu import default_threads
 from edgellm.errors import BackendError, UsageError
 
 __all__ = ["LlamaCppModel"]

@@ -20,7 +20,7 @@ from edgellm.backends.llama_cpp.interrupt import noted_interrupt
 from edgellm.backends.llama_cpp.library import library, log
 from edgellm.backends.llama_cpp.model import ENCODERS
 from edgellm.backends.llama_cpp.tensor import Tensor, check_layout
-from edgellm.backends.llama_cpp.threads import default_threads
+from edgellm.device.cpu import default_threads
 from edgellm.errors import ContextOverflowError, UsageError
 
 __all__ = ["GraphNode", "ObservedModel"]

@@ -23,7 +23,7 @@ from edgellm.backends.llama_cpp.calls import (
 from edgellm.backends.llama_cpp.interrupt import noted_interrupt
 from edgellm.backends.llama_cpp.library import library, log
 from edgellm.backends.llama_cpp.tensor import Tensor, check_layout
-from edgellm.backends.llama_cpp.threads import default_threads
+from edgellm.device.cpu import default_threads
 from edgellm.errors import BackendError
 
 __all__ = ["SwapModel"]

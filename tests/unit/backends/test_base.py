@@ -12,7 +12,6 @@ import pytest
 
 from edgellm.backends.base import BACKENDS, LoadOptions, Sampling, get_backend, select
 from edgellm.backends.llama_cpp.library import Log
-from edgellm.backends.llama_cpp.threads import default_threads
 from edgellm.errors import BackendError, UsageError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -78,54 +77,6 @@ def test_the_first_error_line_is_the_reason_and_other_levels_are_not():
     assert log.reason() == "missing tensor 'x'"
     log.clear()
     assert log.reason() == ""
-
-
-@pytest.fixture
-def machine(tmp_path, monkeypatch):
-    """A machine of four CPUs, two on each core, in files."""
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1, 2, 3}, raising=False)
-    for number, siblings in enumerate(("3", "3", "c", "c")):
-        folder = tmp_path / f"cpu{number}" / "topology"
-        folder.mkdir(parents=True)
-        (folder / "thread_siblings").write_text(siblings + "\n")
-
-    def threads(
-        cgroup: dict[str, str] | None = None, fast: str | None = None, cpu: str = ""
-    ) -> int:
-        for name, text in (cgroup or {}).items():
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).write_text(text + "\n")
-        if fast is not None:
-            (tmp_path / "fast").write_text(fast + "\n")
-        return default_threads(tmp_path / cpu, tmp_path, tmp_path / "fast")
-
-    return threads
-
-
-def test_threads_are_cores(machine):
-    assert machine() == 2
-    assert machine(cpu="nothing") == 4  # no file tells the cores
-
-
-def test_a_quota_lowers_the_threads(machine):
-    assert machine({"cpu.max": "max 100000"}) == 2
-    assert machine({"cpu.max": "150000 100000"}) == 1
-    assert machine({"cpu.max": "50000 100000"}) == 1
-    assert machine({"cpu.max": "nonsense"}) == 2
-
-
-def test_a_quota_of_an_older_kernel(machine):
-    period = {"cpu/cpu.cfs_period_us": "100000"}
-    assert machine({"cpu/cpu.cfs_quota_us": "-1", **period}) == 2
-    assert machine({"cpu/cpu.cfs_quota_us": "100000", **period}) == 1
-
-
-def test_slow_cores_are_left_out(machine):
-    assert machine(fast="0-1") == 1
-    assert machine(fast="0,2-3") == 2
-    assert machine(fast="8-15") == 2  # none of them is ours
-    assert machine(fast="") == 2
 
 
 LOAD = """

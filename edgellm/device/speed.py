@@ -1,0 +1,77 @@
+"""How fast a model writes: memory is read at some speed, and each token reads the weights once.
+
+tokens/s = 1 / (bytes read for a token / bandwidth + time that a token takes beside)
+"""
+
+from __future__ import annotations
+
+from edgellm.device.fit import Needs
+from edgellm.device.memory import Runtime, cache_bytes, cached_layers
+
+__all__ = ["cache_read", "tokens_per_second", "weights_read"]
+
+# Matrices of which a token reads one row alone, in GGUF files and in folders.
+_LOOKED_UP = (
+    "token_embd",
+    "per_layer_token_embd",
+    "position_embd",
+    "token_types",
+    "embed_tokens",
+    "embed_tokens_per_layer",
+    "wte",
+    "wpe",
+)
+_OUTPUTS = ("output.weight", "lm_head.weight")
+
+
+def weights_read(needs: Needs) -> int:
+    """Give the bytes of weights that are read for each token.
+
+    Left out are the token embeddings, unless the same matrix gives the logits, and the experts that
+    a token does not use.
+    """
+    metadata, tensors = needs.metadata, needs.tensors
+    prefix = metadata.get("general.architecture")
+    used, of = (metadata.get(f"{prefix}.expert{key}_count") for key in ("_used", ""))
+    share = 1.0
+    if type(used) is int and type(of) is int and 0 < used <= of:
+        share = used / of
+    tied = not any(name.endswith(_OUTPUTS) and "attn" not in name for name in tensors)
+    total = 0.0
+    for name, size in tensors.items():
+        words = name.split(".")
+        looked_up = next((word for word in words if word in _LOOKED_UP), None)
+        if looked_up in ("token_embd", "embed_tokens", "wte") and tied:
+            total += size
+        elif looked_up is None:
+            total += size * share if _is_expert(name) else size
+    return round(total)
+
+
+def cache_read(needs: Needs, depth: int, cache: str = "f16") -> int:
+    """Give the bytes of keys, values and states that are read for a token behind `depth` others."""
+    layers = cached_layers(needs.metadata)
+    if not layers or depth < 1:
+        return 0
+    total = 0
+    for layer in layers:
+        seen = min(depth, layer.window or depth)
+        # bytes of 256 cells, so that no rounding comes in
+        each = cache_bytes((layer,), Runtime(256, cache)) - layer.state
+        total += each * seen // 256 + layer.state
+    return total
+
+
+def tokens_per_second(read: int, bandwidth: float, beside: float = 0.0) -> float:
+    """Estimate the speed of generation.
+
+    Args:
+        read: bytes that are read for a token: `weights_read` and `cache_read`.
+        bandwidth: bytes that are read a second.
+        beside: seconds of a token in which nothing is read.
+    """
+    return 1 / (read / bandwidth + beside)
+
+
+def _is_expert(name: str) -> bool:
+    return "_exps." in name or ".experts." in name or ".switch_mlp." in name
