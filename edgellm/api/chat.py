@@ -14,7 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from edgellm.api.fit import accelerators_for, fitted, needs_of_header, placed
 from edgellm.backends.base import CACHE_TYPES, Context, LoadOptions, Sampling, select
+from edgellm.device.fit import Needs
 from edgellm.errors import TemplateError, UsageError
 from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult
 from edgellm.generate.prompt import chat_tokens, text_tokens
@@ -23,11 +25,7 @@ from edgellm.generate.template import ChatTemplate, Message
 if TYPE_CHECKING:
     from edgellm.generate.conversation import Conversation
 
-__all__ = ["DEFAULT_CONTEXT", "LoadedModel", "chat", "load"]
-
-# The context when nobody asks for a size, if the model was trained on as much: enough for a long
-# conversation, and small enough in memory (512 MB for an 8B model with grouped-query attention).
-DEFAULT_CONTEXT = 4096
+__all__ = ["LoadedModel", "chat", "load"]
 
 
 def _never() -> bool:
@@ -42,22 +40,25 @@ def load(
     gpu_layers: int | None = None,
     cache_type: str = "f16",
     backend: str | None = None,
+    fit: bool = True,
     cancelled: Callable[[], bool] = _never,
 ) -> LoadedModel:
     """Find a model, check its file and load it.
 
     Args:
         model: a path, a name in the store or a built-in name; None takes the default model.
-        context: the most tokens of prompt and answer together; None takes the smaller of
-            `DEFAULT_CONTEXT` and what the model was trained on.
+        context: the most tokens of prompt and answer together; None takes 4096, or what the model
+            was trained on, or what fits in the memory that is free, whichever is least.
         threads: None takes the number of physical cores.
-        gpu_layers: layers on an accelerator; None takes all where there is one.
+        gpu_layers: layers on an accelerator; None takes all that fit where there is one.
         cache_type: how the context keeps keys and values: f16, q8_0 or q4_0.
         backend: the backend's name; None takes the first that can run the file.
+        fit: refuse a model, or a context that was asked for, that seems not to fit in memory.
         cancelled: asked while the model is loaded; True stops that.
 
     Raises:
         NotFoundError: there is no such model.
+        DoesNotFitError: `fit`, and it does not.
         ConvertersError: the file is damaged or would harm native code.
         BackendError: no backend can run it.
         UsageError: a value out of its range.
@@ -69,14 +70,16 @@ def load(
     options = LoadOptions(threads=threads, gpu_layers=gpu_layers)
     reference = None if model is None else os.fspath(model)
     path = resolve(reference)
-    check_model_file(path)
+    header = check_model_file(path)
     return LoadedModel(
         path,
         options,
+        needs=needs_of_header(header),
         context=context,
         cache_type=cache_type,
         name=reference,
         backend=backend,
+        fit=fit,
         cancelled=cancelled,
     )
 
@@ -102,8 +105,10 @@ class LoadedModel:
         backend: the name of the backend that runs it.
         cache_type: how its contexts keep keys and values.
         context_limit: the most tokens of prompt and answer together.
+        choice: how that was chosen.
 
     Raises:
+        DoesNotFitError: `fit`, and the model or the context does not.
         BackendError: no backend can run the file, or the one asked for cannot.
         UsageError: `context` is below 1 or above what the model was trained on, or a name that
             is none of a type or a backend.
@@ -114,10 +119,12 @@ class LoadedModel:
         path: Path,
         options: LoadOptions,
         *,
+        needs: Needs,
         context: int | None = None,
         cache_type: str = "f16",
         name: str | None = None,
         backend: str | None = None,
+        fit: bool = True,
         cancelled: Callable[[], bool] = _never,
     ) -> None:
         if cache_type not in CACHE_TYPES:
@@ -131,16 +138,34 @@ class LoadedModel:
         self.cache_type = cache_type
         self._context: Context | None = None
         self._template: ChatTemplate | None = None
+        self._check_trained(context, needs.trained_context)
+        devices = accelerators_for(chosen, options)
+        self.choice = fitted(
+            needs,
+            devices,
+            context=context,
+            cache_type=cache_type,
+            name=self.name,
+            enforce=fit,
+        )
+        fitting = self.choice.context
+        options = placed(needs, devices, options, context=fitting, cache_type=cache_type)
         self._model = chosen.load(path, options, cancelled)
         trained = self._model.trained_context
-        if context is not None and not 1 <= context <= trained:
+        try:
+            self._check_trained(context, trained)
+        except UsageError:
             self.close()
+            raise
+        self.context_limit = min(fitting, trained)
+
+    def _check_trained(self, context: int | None, trained: int | None) -> None:
+        if context is not None and not 1 <= context <= (trained or context):
             raise UsageError(
                 f"a context of {context} tokens is asked for, and {self.name} was trained on "
                 f"{trained}",
                 hint=f"--ctx takes 1 to {trained} for this model",
             )
-        self.context_limit = context or min(trained, DEFAULT_CONTEXT)
 
     def __enter__(self) -> LoadedModel:
         return self

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellm.api.advice import advise
+from edgellm.api.fit import needs_of_header
 from edgellm.backends.base import BACKENDS, Accelerator, get_backend
 from edgellm.device.bandwidth import Bandwidth, read_bandwidth
 from edgellm.device.condition import Condition, probe_condition
@@ -163,9 +164,7 @@ def _stored() -> dict[str, Needs]:
             header = inspect_model_file(model.path)
         except (ConvertersError, EdgellmError, OSError):
             continue
-        found[model.name] = Needs(
-            header.metadata, {tensor.name: tensor.nbytes for tensor in header.tensors}
-        )
+        found[model.name] = needs_of_header(header)
     return found
 
 

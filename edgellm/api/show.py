@@ -7,8 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgellm.device.memory import LayerCache, Runtime, cache_bytes, cached_layers, folder_metadata
-from edgellm.errors import UsageError
+from edgellm.device.fit import DEFAULT_CONTEXT, Needs
+from edgellm.device.memory import (
+    Runtime,
+    cache_bytes,
+    cached_layers,
+    compute_bytes,
+    folder_metadata,
+    process_bytes,
+)
+from edgellm.device.profiles import THIS, get_profile
+from edgellm.errors import BackendError, UsageError
 from edgellm.models import resolve
 from edgellm.quantization.receipt import find_receipt
 
@@ -16,10 +25,8 @@ if TYPE_CHECKING:
     from edgellm.quantization.receipt import Receipt
     from edgellm_converters.checkpoints.gguf_header import GGUFHeader
 
-__all__ = ["Memory", "ModelDetails", "TensorDetails", "describe_gguf", "show"]
+__all__ = ["Memory", "ModelDetails", "TensorDetails", "describe", "describe_gguf", "show"]
 
-# The context for which memory is estimated, unless the model's own is smaller.
-USUAL_CONTEXT = 4096
 _LIMIT = 2**31 - 1
 _JSON_LIMIT = 64 << 20  # the largest tokenizer_config.json in use has some 1.2 MB
 
@@ -46,19 +53,34 @@ class TensorDetails:
 class Memory:
     """What the model takes in memory, in bytes, at a context of `context` tokens.
 
-    `kv_cache` is what `edgellm chat` allocates for it: keys and values in f16 for every layer over
-    the whole context, rounded up to 256 tokens, and the states of recurrent layers. None where the
-    metadata does not tell. The buffers of a computation are not counted.
+    `kv_cache` is what `edgellm chat` allocates for it, in `cache_type` for every layer over the
+    whole context, rounded up to 256 tokens, and the states of recurrent layers; `compute` are the
+    buffers between operations, `process` the program with the vocabulary. None where the metadata
+    does not tell. `available` is what is free on this device, `largest_context` the most tokens
+    that fit in it, at most what the model was trained on and 0 if it does not fit; None where
+    nothing tells.
     """
 
     context: int
+    cache_type: str
     weights: int
     kv_cache: int | None
+    compute: int | None
+    process: int
+    available: int | None
+    largest_context: int | None
 
     @property
     def total(self) -> int:
-        """Weights and cache together."""
-        return self.weights + (self.kv_cache or 0)
+        """All of it together."""
+        return self.weights + (self.kv_cache or 0) + (self.compute or 0) + self.process
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it fits this device at the moment; None where nothing tells."""
+        if self.kv_cache is None or self.compute is None or self.available is None:
+            return None
+        return self.total <= self.available
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +89,7 @@ class ModelDetails:
 
     `type` is the name of the recipe (general.file_type), or else the tensor type that holds most
     bytes. `bytes` is the size of the file (or of the files with tensors). `receipt` says how it was
-    quantized and what that cost; None if nobody measured it.
+    quantized and what that cost; None if nobody measured it. `needs` is what memory depends on.
     """
 
     path: Path
@@ -80,6 +102,7 @@ class ModelDetails:
     metadata: Mapping[str, object]
     chat_template: str | None
     memory: Memory
+    needs: Needs
     receipt: Receipt | None = None
 
     @property
@@ -98,13 +121,16 @@ class ModelDetails:
         return value if isinstance(value, str) and value else None
 
 
-def show(reference: str | None = None, *, context: int | None = None) -> ModelDetails:
+def show(
+    reference: str | None = None, *, context: int | None = None, cache_type: str = "f16"
+) -> ModelDetails:
     """Describe a model given by path, name in the store, or folder; None is the default model.
 
     Args:
         reference: as in `edgellm.models.resolve`; a folder of Hugging Face or MLX will do too.
         context: tokens for which memory is estimated; by default what the model was trained on,
             at most 4096.
+        cache_type: how keys and values are kept: f16, q8_0 or q4_0.
 
     Raises:
         NotFoundError: there is no such model.
@@ -113,13 +139,21 @@ def show(reference: str | None = None, *, context: int | None = None) -> ModelDe
     """
     if context is not None and not 1 <= context <= _LIMIT:
         raise UsageError(f"a context of {context} tokens is out of range")
-    path = resolve(reference, folders=True)
+    return describe(resolve(reference, folders=True), context, cache_type)
+
+
+def describe(path: Path, context: int | None = None, cache_type: str = "f16") -> ModelDetails:
+    """Describe a GGUF file after the safety check, or a folder.
+
+    Raises:
+        ConvertersError: the check does not hold.
+    """
     if path.is_dir():
-        return _describe_folder(path, context)
-    return describe_gguf(path, context)
+        return _describe_folder(path, context, cache_type)
+    return describe_gguf(path, context, cache_type)
 
 
-def describe_gguf(path: Path, context: int | None = None) -> ModelDetails:
+def describe_gguf(path: Path, context: int | None = None, cache_type: str = "f16") -> ModelDetails:
     """Describe a GGUF file after the safety check.
 
     Raises:
@@ -137,6 +171,7 @@ def describe_gguf(path: Path, context: int | None = None) -> ModelDetails:
     )
     template = metadata.get("tokenizer.chat_template")
     trained = _number(metadata.get(f"{architecture}.context_length"))
+    needs = Needs(metadata, {tensor.name: tensor.nbytes for tensor in tensors})
     return ModelDetails(
         path=path,
         format="gguf",
@@ -148,7 +183,8 @@ def describe_gguf(path: Path, context: int | None = None) -> ModelDetails:
         metadata=metadata,
         chat_template=template if isinstance(template, str) else None,
         receipt=find_receipt(path, metadata),
-        memory=_memory(tensors, cached_layers(metadata), context, trained),
+        needs=needs,
+        memory=_memory(needs, context, cache_type),
     )
 
 
@@ -166,7 +202,7 @@ def _commonest_type(tensors: tuple[TensorDetails, ...]) -> str | None:
     return max(sizes, key=lambda name: sizes[name], default=None)
 
 
-def _describe_folder(folder: Path, context: int | None) -> ModelDetails:
+def _describe_folder(folder: Path, context: int | None, cache_type: str) -> ModelDetails:
     from edgellm_converters.architectures.values import Values
     from edgellm_converters.checkpoints.mlx import MLXTensors, is_mlx
     from edgellm_converters.checkpoints.safetensors import SafetensorsCheckpoint
@@ -193,7 +229,8 @@ def _describe_folder(folder: Path, context: int | None) -> ModelDetails:
         )
     names = config.get("architectures")
     architecture = names[0] if isinstance(names, list) and names else config.get("model_type")
-    trained = _number(config.get("max_position_embeddings"))
+    needs = Needs(folder_metadata(config), {tensor.name: tensor.nbytes for tensor in tensors})
+    trained = needs.trained_context
     return ModelDetails(
         path=folder,
         format="mlx" if mlx else "huggingface",
@@ -205,7 +242,8 @@ def _describe_folder(folder: Path, context: int | None) -> ModelDetails:
         metadata=config,
         chat_template=_folder_template(folder),
         receipt=find_receipt(folder, {}),
-        memory=_memory(tensors, cached_layers(folder_metadata(config)), context, trained),
+        needs=needs,
+        memory=_memory(needs, context, cache_type),
     )
 
 
@@ -247,15 +285,27 @@ def _read_bounded(path: Path) -> bytes:
     return raw
 
 
-def _memory(
-    tensors: tuple[TensorDetails, ...],
-    layers: tuple[LayerCache, ...] | None,
-    context: int | None,
-    trained: int | None,
-) -> Memory:
-    tokens = context or min(trained or USUAL_CONTEXT, USUAL_CONTEXT)
-    cache = None if layers is None else cache_bytes(layers, Runtime(tokens))
-    return Memory(tokens, sum(tensor.nbytes for tensor in tensors), cache)
+def _memory(needs: Needs, context: int | None, cache_type: str) -> Memory:
+    trained = needs.trained_context
+    runtime = Runtime(context or min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT), cache_type)
+    layers = cached_layers(needs.metadata)
+    try:
+        available = get_profile(THIS).available
+    except BackendError:
+        available = None
+    largest = None
+    if available is not None and trained is not None:
+        largest = needs.largest_context(available, trained, cache_type)
+    return Memory(
+        context=runtime.context,
+        cache_type=cache_type,
+        weights=needs.weights,
+        kv_cache=None if layers is None else cache_bytes(layers, runtime),
+        compute=compute_bytes(needs.metadata, runtime),
+        process=process_bytes(needs.metadata),
+        available=available,
+        largest_context=largest,
+    )
 
 
 def _number(value: object) -> int | None:

@@ -17,6 +17,7 @@ import click
 from click.core import ParameterSource
 
 from edgellm.cli.options import echo_json, option
+from edgellm.cli.sizes import human_bytes
 
 if TYPE_CHECKING:
     from edgellm.api.chat import LoadedModel
@@ -66,11 +67,14 @@ _OPTIONS = (
     option("--stop", multiple=True, metavar="TEXT",
            help="End the answer before this text; may be given more than once."),
     option("--ctx", type=int, metavar="N",
-           help="Context in tokens  [default: 4096, or what the model was trained on if less]."),
+           help="Context in tokens  [default: 4096, or less if the model was trained on less or "
+           "memory does not hold more]."),
+    option("--no-fit", is_flag=True,
+           help="Load a model or a context even if it seems not to fit in memory."),
     option("-t", "--threads", type=int, metavar="N",
            help="Threads  [default: physical cores]."),
     option("-ngl", "--gpu-layers", type=int, metavar="N",
-           help="Layers on an accelerator  [default: all, where there is one]."),
+           help="Layers on an accelerator  [default: all that fit, where there is one]."),
     option("--cache-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16",
            show_default=True, help="How the context keeps keys and values."),
     option("--backend", type=click.Choice(["llama_cpp", "mlx"]),
@@ -208,17 +212,25 @@ def load_model(
     from edgellm.backends.base import CancelledError
 
     try:
-        return load(
+        loaded = load(
             model,
             context=values["ctx"],
             threads=values["threads"],
             gpu_layers=values["gpu_layers"],
             cache_type=values["cache_type"],
             backend=values["backend"],
+            fit=not values["no_fit"],
             cancelled=cancelled,
         )
     except CancelledError:
         raise KeyboardInterrupt from None
+    choice = loaded.choice
+    if choice.reduced:
+        notice(
+            f"edgellm: the context is {choice.context} tokens and not {choice.usual}, so that the "
+            f"model fits in the {human_bytes(choice.available)} of memory that are free"
+        )
+    return loaded
 
 
 def write_answer(loaded: LoadedModel, generation: Generation, *, as_json: bool) -> GenerationResult:
@@ -236,6 +248,7 @@ def write_answer(loaded: LoadedModel, generation: Generation, *, as_json: bool) 
             "prompt_tokens_per_s": round(result.prompt_tokens_per_s, 3),
             "completion_tokens_per_s": round(result.completion_tokens_per_s, 3),
             "seed": result.seed,
+            "context": loaded.context_limit,
             "model": loaded.name,
             "backend": loaded.backend,
         }

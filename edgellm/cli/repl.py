@@ -102,7 +102,10 @@ class Repl:
         return True
 
     def _greet(self) -> None:
-        notice(f"{self.loaded.name} ({self.loaded.description}). /help lists commands.")
+        notice(
+            f"{self.loaded.name} ({self.loaded.description}), "
+            f"{self.loaded.context_limit} tokens of context. /help lists commands."
+        )
         if not self.conversation.has_template:
             notice(
                 "This model has no chat template: it continues each text you type, "

@@ -16,7 +16,7 @@ from edgellm.cli.receipts import quality_lines
 from edgellm.cli.sizes import human_bytes, human_count
 
 if TYPE_CHECKING:
-    from edgellm.api.show import ModelDetails
+    from edgellm.api.show import Memory, ModelDetails
     from edgellm.quantization.receipt import Receipt
 
 __all__ = ["command"]
@@ -38,8 +38,17 @@ RECEIPT_KEY = "edgellm.receipt"  # shown by itself
     type=int,
     help="Context for which memory is estimated.  [default: the model's, at most 4096]",
 )
+@option(
+    "--cache-type",
+    type=click.Choice(["f16", "q8_0", "q4_0"]),
+    default="f16",
+    show_default=True,
+    help="How the context keeps keys and values.",
+)
 @json_option
-def command(model: str | None, tensors: bool, full: bool, ctx: int | None, as_json: bool) -> None:
+def command(
+    model: str | None, tensors: bool, full: bool, ctx: int | None, cache_type: str, as_json: bool
+) -> None:
     """Show what a model is, and what it needs in memory.
 
     MODEL is a GGUF file, a name in the store, or a Hugging Face or MLX folder; without it,
@@ -54,7 +63,7 @@ def command(model: str | None, tensors: bool, full: bool, ctx: int | None, as_js
     """
     from edgellm.api.show import show
 
-    details = show(model, context=ctx)
+    details = show(model, context=ctx, cache_type=cache_type)
     if as_json:
         echo_json(_as_json(details, full=full))
         return
@@ -82,9 +91,15 @@ def _as_json(details: ModelDetails, *, full: bool) -> dict[str, Any]:
         "receipt": None if details.receipt is None else details.receipt.as_dict(),
         "memory": {
             "context": memory.context,
+            "cache_type": memory.cache_type,
             "weights": memory.weights,
             "kv_cache": memory.kv_cache,
+            "compute": memory.compute,
+            "process": memory.process,
             "total": memory.total,
+            "available": memory.available,
+            "fits": memory.fits,
+            "largest_context": memory.largest_context,
         },
     }
 
@@ -134,7 +149,6 @@ def _plain(value: object) -> object:
 def _lines(details: ModelDetails, *, all_tensors: bool, full: bool) -> list[str]:
     bits = details.bits_per_weight
     memory = details.memory
-    cache = "unknown" if memory.kv_cache is None else human_bytes(memory.kv_cache)
     facts = {
         "path": str(details.path),
         "format": details.format,
@@ -144,8 +158,8 @@ def _lines(details: ModelDetails, *, all_tensors: bool, full: bool) -> list[str]
         "size": f"{human_bytes(details.bytes)} ({details.bytes} bytes)",
         "bits per weight": "unknown" if bits is None else f"{bits:.2f}",
         "context length": str(details.context_length or "unknown"),
-        "memory": f"{human_bytes(memory.total)} at {memory.context} tokens: weights "
-        f"{human_bytes(memory.weights)}, KV cache (f16) {cache}, without compute buffers",
+        "memory": _memory(memory),
+        "fits this device": _fits(memory),
     }
     number, count = (details.metadata.get(key) for key in ("split.no", "split.count"))
     if isinstance(number, int) and isinstance(count, int) and count > 1:
@@ -174,6 +188,27 @@ def _lines(details: ModelDetails, *, all_tensors: bool, full: bool) -> list[str]
     if details.chat_template:
         lines += [f"  {_line(line)}" for line in details.chat_template.split("\n")]
     return lines
+
+
+def _memory(memory: Memory) -> str:
+    cache, compute = (
+        "unknown" if size is None else human_bytes(size)
+        for size in (memory.kv_cache, memory.compute)
+    )
+    return (
+        f"{human_bytes(memory.total)} at {memory.context} tokens: weights "
+        f"{human_bytes(memory.weights)}, KV cache ({memory.cache_type}) {cache}, compute buffers "
+        f"{compute}, program {human_bytes(memory.process)}"
+    )
+
+
+def _fits(memory: Memory) -> str:
+    if memory.available is None or memory.fits is None:
+        return "unknown"
+    free = f"{human_bytes(memory.available)} of memory are free"
+    if not memory.largest_context:
+        return f"{'yes' if memory.fits else 'no'}: {free}"
+    return f"{'yes' if memory.fits else 'no'}, up to {memory.largest_context} tokens: {free}"
 
 
 def _receipt(receipt: Receipt) -> list[str]:

@@ -107,21 +107,21 @@ class Choice:
     """The context that was chosen.
 
     Attributes:
-        context: tokens; None leaves it to what is known once the model is loaded.
+        context: tokens.
         usual: what it would be if memory were no question.
         demand: what the model takes with it; None where its metadata do not tell.
         available: bytes that were free for it.
     """
 
-    context: int | None
-    usual: int | None
+    context: int
+    usual: int
     demand: Demand | None
     available: int
 
     @property
     def reduced(self) -> bool:
         """Whether memory made it smaller than usual."""
-        return self.context is not None and self.usual is not None and self.context < self.usual
+        return self.context < self.usual
 
 
 def choose_context(
@@ -141,9 +141,7 @@ def choose_context(
         UsageError: a number out of its range.
     """
     trained = needs.trained_context
-    usual = wanted or (None if trained is None else min(trained, DEFAULT_CONTEXT))
-    if usual is None:
-        return Choice(None, None, None, available)
+    usual = wanted or min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
     demand = needs.demand(Runtime(usual, cache))
     if demand is None or demand.total <= available:
         return Choice(usual, usual, demand, available)

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from edgellm.api.show import show
 from edgellm.cli.main import run as edgellm
+from edgellm.device.memory import Runtime
+from edgellm.device.profiles import Profile
 from edgellm.generate.saved import session_names
 from tinygguf import PERSIAN, write_tiny
 
@@ -63,7 +66,8 @@ def test_json_has_the_documented_keys(call, tiny):
     assert (status, err) == (0, "")
     assert list(body) == [
         "text", "finish_reason", "prompt_tokens", "completion_tokens", "time_to_first_token_s",
-        "prompt_tokens_per_s", "completion_tokens_per_s", "seed", "model", "backend",
+        "prompt_tokens_per_s", "completion_tokens_per_s", "seed", "context", "model",
+        "backend",
     ]  # fmt: skip
     assert body["text"] == ANSWER
     assert (body["finish_reason"], body["completion_tokens"]) == ("stop", len(ANSWER.encode()))
@@ -155,6 +159,39 @@ def test_a_prompt_beyond_the_context_is_exit_code_6(call, tiny):
 def test_a_context_beyond_the_training_is_refused(call, tiny):
     status, _, err = call("run", tiny, "x", "--ctx", "513")
     assert (status, "was trained on 512" in err) == (2, True)
+
+
+def free(monkeypatch, size: int) -> None:
+    monkeypatch.setattr("edgellm.api.fit.get_profile", lambda _: Profile("this", size, 0))
+
+
+def test_a_context_that_does_not_fit_is_reduced_and_said(call, tmp_path, monkeypatch):
+    path = str(write_tiny(tmp_path / "long.gguf", context=8192))
+    needs = show(path).needs
+    demand = needs.demand(Runtime(1024))
+    free(monkeypatch, demand.total)
+    status, out, err = call("run", path, "hello", *GREEDY)
+    assert (status, out) == (0, ANSWER + "\n")
+    assert "the context is 1024 tokens and not 4096" in err
+    body = json.loads(call("run", path, "hello", "--json", *GREEDY)[1])
+    assert body["context"] == 1024
+    status, _, err = call("run", path, "hello", "--ctx", "1300", *GREEDY)
+    assert (status, "--ctx 1024 fits" in err) == (4, True)
+    assert call("run", path, "hello", "--ctx", "1300", "--no-fit", *GREEDY) == (0, out, "")
+
+
+def test_a_model_that_does_not_fit_is_exit_code_4(call, tiny, monkeypatch):
+    free(monkeypatch, 2**20)
+    status, out, err = call("run", tiny, "hello", *GREEDY)
+    assert (status, out) == (4, "")
+    assert "does not fit: 1 MB of memory are free, and at 512 tokens its weights take" in err
+
+
+def test_a_context_beyond_this_machine_is_refused_before_it_is_made(call, tmp_path):
+    # more keys and values than any machine has memory
+    path = str(write_tiny(tmp_path / "endless.gguf", context=2**30))
+    status, _, err = call("run", path, "hello", "--ctx", str(2**30), *GREEDY)
+    assert (status, "does not fit" in err) == (4, True)
 
 
 def test_the_same_seed_gives_the_same_text(call, tiny):

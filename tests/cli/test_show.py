@@ -13,6 +13,7 @@ import pytest
 
 import tiny
 from edgellm.cli.main import run
+from edgellm.device.profiles import Profile
 from edgellm.models import store
 
 HOSTILE = "a\x1b[2Jb\nc\x9bd\u202ee"
@@ -63,7 +64,7 @@ def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
 
 def test_a_gguf_file_as_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     body = as_json(capsys, str(model))
-    metadata = body.pop("metadata")
+    metadata, memory = body.pop("metadata"), body.pop("memory")
     parameters = 8 * 64 + 4 * 64 + 2 * 64
     size = model.stat().st_size
     assert body == {
@@ -82,14 +83,15 @@ def test_a_gguf_file_as_json(model: Path, capsys: pytest.CaptureFixture[str]) ->
         ],
         "chat_template": "{{ messages }}\n\x1b]0;title\x07end",
         "receipt": None,
-        # keys and values of 2 heads of 16 numbers in 2 layers, 2 bytes each, for 1024 tokens
-        "memory": {
-            "context": 1000,
-            "weights": 2048 + 512 + 136,
-            "kv_cache": 2 * 2 * 16 * 2 * 2 * 1024,
-            "total": 2048 + 512 + 136 + 262_144,
-        },
     }
+    weights = 2048 + 512 + 136
+    # keys and values of 2 heads of 16 numbers in 2 layers, 2 bytes each, for 1024 tokens
+    cache = 2 * 2 * 16 * 2 * 2 * 1024
+    assert (memory["context"], memory["cache_type"]) == (1000, "f16")
+    assert (memory["weights"], memory["kv_cache"]) == (weights, cache)
+    assert memory["total"] == weights + cache + memory["compute"] + memory["process"]
+    assert (memory["fits"], memory["largest_context"]) == (True, 1000)
+    assert memory["available"] > memory["total"]
     assert metadata["general.name"] == "Tiny نمونه"
     assert metadata["test.nan"] == "nan"
     assert metadata["test.infinity"] == "-inf"
@@ -107,6 +109,20 @@ def test_memory_grows_with_the_context(model: Path, capsys: pytest.CaptureFixtur
     body = as_json(capsys, str(model), "--ctx", "2000")
     assert body["memory"]["context"] == 2000
     assert body["memory"]["kv_cache"] == 2 * 2 * 16 * 2 * 2 * 2048
+    # 18 bytes for 32 numbers
+    body = as_json(capsys, str(model), "--ctx", "2000", "--cache-type", "q4_0")
+    assert body["memory"]["kv_cache"] == 2 * 2 * 18 * 2048
+
+
+def test_a_device_that_is_too_small(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 64 MiB are for the program
+    monkeypatch.setattr("edgellm.api.show.get_profile", lambda _: Profile("this", 2**20, 0))
+    memory = as_json(capsys, str(model))["memory"]
+    assert (memory["fits"], memory["largest_context"]) == (False, 0)
+    assert run(["show", str(model)]) == 0
+    assert "fits this device no: 1.0 MB of memory are free" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("context", ["0", "-1", "99999999999999999999"])

@@ -1,0 +1,80 @@
+"""From a model's file to what it takes in memory, and how it is loaded so that it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from edgellm.backends.base import Accelerator, Backend, LoadOptions
+from edgellm.device.fit import DEFAULT_CONTEXT, Choice, Needs, choose_context, layers_that_fit
+from edgellm.device.memory import Runtime
+from edgellm.device.profiles import THIS, get_profile
+from edgellm.errors import BackendError
+
+if TYPE_CHECKING:
+    from edgellm_converters.checkpoints.gguf_header import GGUFHeader
+
+__all__ = ["accelerators_for", "fitted", "needs_of_header", "placed"]
+
+
+def needs_of_header(header: GGUFHeader) -> Needs:
+    """Read what a GGUF file's model needs from its header."""
+    return Needs(header.metadata, {tensor.name: tensor.nbytes for tensor in header.tensors})
+
+
+def fitted(
+    needs: Needs,
+    devices: Sequence[Accelerator],
+    *,
+    context: int | None,
+    cache_type: str,
+    name: str,
+    enforce: bool,
+) -> Choice:
+    """Choose the context that fits the memory that is free at the moment.
+
+    Args:
+        needs: the model.
+        devices: what layers can be put on; their own memory counts.
+        context: tokens that someone asked for; None to choose.
+        cache_type: of keys and values.
+        name: the model's, for errors.
+        enforce: False takes what was asked for, or the usual context, however much is free.
+
+    Raises:
+        DoesNotFitError: it does not fit.
+    """
+    try:
+        available = get_profile(THIS).available
+    except BackendError:  # the system does not say: nothing is refused then
+        enforce, available = False, 0
+    available += sum(device.memory_free for device in devices if not device.unified)
+    if enforce:
+        return choose_context(needs, available, wanted=context, cache=cache_type, name=name)
+    usual = context or min(needs.trained_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    return Choice(usual, usual, needs.demand(Runtime(usual, cache_type)), available)
+
+
+def accelerators_for(backend: Backend, options: LoadOptions) -> tuple[Accelerator, ...]:
+    """List the accelerators that layers will be put on."""
+    if options.gpu_layers == 0:
+        return ()
+    return tuple(device for device in backend.accelerators() if device.kind != "accel")
+
+
+def placed(
+    needs: Needs,
+    devices: Sequence[Accelerator],
+    options: LoadOptions,
+    *,
+    context: int,
+    cache_type: str,
+) -> LoadOptions:
+    """Choose how many layers go to the accelerators, unless someone has; all where they fit."""
+    if options.gpu_layers is not None or not devices:
+        return options
+    free = sum(device.memory_free for device in devices)
+    unified = any(device.unified for device in devices)
+    runtime = Runtime(context, cache_type)
+    return replace(options, gpu_layers=layers_that_fit(needs, runtime, free, unified=unified))

@@ -1,0 +1,50 @@
+"""What is read for a token, against sums done by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgellm.device.fit import Needs
+from edgellm.device.speed import cache_read, tokens_per_second, weights_read
+
+DENSE = {
+    "general.architecture": "gemma3",
+    "gemma3.block_count": 6,
+    "gemma3.embedding_length": 64,
+    "gemma3.attention.head_count": 4,
+    "gemma3.attention.head_count_kv": 1,
+    "gemma3.attention.key_length": 32,
+    "gemma3.attention.value_length": 32,
+    "gemma3.attention.sliding_window": 512,
+}
+
+
+def test_embeddings_are_read_only_where_they_give_the_logits() -> None:
+    tied = {"token_embd.weight": 1000, "blk.0.ffn_up.weight": 50, "output_norm.weight": 2}
+    assert weights_read(Needs(DENSE, tied)) == 1052
+    untied = tied | {"output.weight": 700, "position_embd.weight": 400}
+    assert weights_read(Needs(DENSE, untied)) == 752
+    # an output matrix of attention makes nothing untied
+    assert weights_read(Needs(DENSE, tied | {"blk.0.attn_output.weight": 10})) == 1062
+    folder = {"model.embed_tokens.weight": 1000, "lm_head.weight": 700, "model.norm.weight": 2}
+    assert weights_read(Needs(DENSE, folder)) == 702
+
+
+def test_of_experts_the_used_ones_are_read() -> None:
+    metadata = DENSE | {"gemma3.expert_count": 8, "gemma3.expert_used_count": 2}
+    tensors = {"blk.0.ffn_up_exps.weight": 800, "blk.0.ffn_up_shexp.weight": 30}
+    assert weights_read(Needs(metadata, tensors | {"output.weight": 5})) == 235
+
+
+def test_of_the_cache_each_layer_reads_what_it_sees() -> None:
+    needs = Needs(DENSE, {})
+    # every sixth layer sees all; a token has 32 keys and 32 values of 2 bytes
+    assert cache_read(needs, 2048) == 128 * (5 * 512 + 2048)
+    assert cache_read(needs, 100) == 128 * 6 * 100
+    assert cache_read(needs, 100, "q8_0") == 68 * 6 * 100
+    assert cache_read(needs, 0) == 0
+
+
+def test_speed_is_bandwidth_by_bytes() -> None:
+    assert tokens_per_second(10**9, 2e10) == pytest.approx(20)
+    assert tokens_per_second(10**9, 2e10, beside=0.05) == pytest.approx(10)
