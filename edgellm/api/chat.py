@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from edgellm.api.fit import accelerators_for, fitted, needs_of_header, placed
+from edgellm.api.fit import accelerators_for, checked_needs, fitted, placed
 from edgellm.backends.base import CACHE_TYPES, Context, LoadOptions, Sampling, select
 from edgellm.device.fit import Needs
 from edgellm.errors import TemplateError, UsageError
@@ -64,17 +64,15 @@ def load(
         UsageError: a value out of its range.
         CancelledError: `cancelled` gave True.
     """
-    from edgellm.models.check import check_model_file
     from edgellm.models.resolve import resolve
 
     options = LoadOptions(threads=threads, gpu_layers=gpu_layers)
     reference = None if model is None else os.fspath(model)
     path = resolve(reference)
-    header = check_model_file(path)
     return LoadedModel(
         path,
         options,
-        needs=needs_of_header(header),
+        needs=checked_needs(path),
         context=context,
         cache_type=cache_type,
         name=reference,

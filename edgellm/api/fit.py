@@ -4,23 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgellm.backends.base import Accelerator, Backend, LoadOptions
+from edgellm.backends.base import Accelerator, Backend, LoadOptions, get_backend
 from edgellm.device.fit import DEFAULT_CONTEXT, Choice, Needs, choose_context, layers_that_fit
-from edgellm.device.memory import Runtime
+from edgellm.device.memory import Runtime, folder_metadata
 from edgellm.device.profiles import THIS, get_profile
 from edgellm.errors import BackendError
 
 if TYPE_CHECKING:
     from edgellm_converters.checkpoints.gguf_header import GGUFHeader
 
-__all__ = ["accelerators_for", "fitted", "needs_of_header", "placed"]
+__all__ = ["accelerators_for", "checked_needs", "fitted", "needs_of_header", "placed"]
 
 
 def needs_of_header(header: GGUFHeader) -> Needs:
     """Read what a GGUF file's model needs from its header."""
     return Needs(header.metadata, {tensor.name: tensor.nbytes for tensor in header.tensors})
+
+
+def checked_needs(path: Path) -> Needs:
+    """Check a GGUF file or model folder before a backend opens it, and read what it needs.
+
+    Raises: what `check_model_file` and `check_model_folder` of `edgellm.models` raise.
+    """
+    if not path.is_dir():
+        from edgellm.models.check import check_model_file
+
+        return needs_of_header(check_model_file(path))
+    from edgellm.models.check_folder import check_model_folder
+
+    folder, backend = check_model_folder(path), get_backend("mlx")
+    # A processor computes in float32.
+    widened = backend.missing() is None and not backend.accelerators()
+    factors = {"F16": 2, "BF16": 2} if widened else {}
+    return Needs(
+        folder_metadata(folder.config),
+        {name: t.nbytes * factors.get(t.dtype, 1) for name, t in folder.tensors.items()},
+    )
 
 
 def fitted(

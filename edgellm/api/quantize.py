@@ -139,13 +139,13 @@ def quantize(
             hint="for MLX: --size, --bpw, --max-kld or --bits",
         )
     if kind == "mlx" and measures:
-        from edgellm.backends.mlx.scorer import missing
+        from edgellm.backends.mlx.library import missing
 
         reason = missing()
         if reason is not None and (receipt is True or max_kld is not None):
             raise UsageError(
                 f"a folder of MLX cannot be measured here: {reason}",
-                hint="pip install 'edgellm[mlx]', or --no-receipt",
+                hint="--no-receipt writes it without measuring",
             )
         measures = reason is None
     request = Request(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +42,11 @@ __all__ = [
 # name -> the module that holds the object `backend`; the first one that accepts a file gets it.
 BACKENDS: dict[str, str] = {
     "llama_cpp": "edgellm.backends.llama_cpp.backend",
+    "mlx": "edgellm.backends.mlx.backend",
 }
 
 # How keys and values are kept in a context; the names are ggml's, as llama.cpp's --cache-type-k has
-# them. MLX's nearest are half precision (f16), and its own groups of 64 with 8 or 4 bits.
+# them. MLX's nearest are the type that it computes in (f16), and its own groups with 8 or 4 bits.
 CACHE_TYPES = ("f16", "q8_0", "q4_0")
 SEED_LIMIT = 2**32 - 1  # llama.cpp gives 2^32-1 itself the meaning "any seed"
 INT_LIMIT = 2**31
@@ -345,14 +347,16 @@ class Backend(Protocol):
         """
 
     def refusal(self, path: Path) -> str | None:
-        """Say why it cannot run this file, without opening it natively; None if it can."""
+        """Say why it cannot run this path, without opening it natively; None if it can."""
 
     def load(self, path: Path, options: LoadOptions, cancelled: Callable[[], bool]) -> Model:
-        """Load a model file that has passed the safety check.
+        """Load a file or folder that has passed the safety check.
 
         Raises:
             CancelledError: `cancelled` gave True.
             BackendError: the file is not a model that it can run.
+            DoesNotFitError: the weights need more memory than there is.
+            UsageError: an option that the backend has nothing for.
         """
 
 
@@ -383,7 +387,7 @@ def select(path: Path, name: str | None = None) -> Backend:
         backend = get_backend(name)
         reason = backend.refusal(path)
         if reason is not None:
-            raise BackendError(f"{path}: {name} cannot run it: {reason}")
+            raise BackendError(f"{path}: {name} cannot run it: {reason}", hint=_hint(path))
         return backend
     reasons = []
     for name in BACKENDS:
@@ -392,4 +396,11 @@ def select(path: Path, name: str | None = None) -> Backend:
         if reason is None:
             return backend
         reasons.append(f"{name}: {reason}")
-    raise BackendError(f"{path}: no backend can run it ({'; '.join(reasons)})")
+    raise BackendError(f"{path}: no backend can run it ({'; '.join(reasons)})", hint=_hint(path))
+
+
+def _hint(path: Path) -> str | None:
+    """Say how llama.cpp, which is always there, can run what a folder holds."""
+    if not path.is_dir():
+        return None
+    return f"llama.cpp runs its GGUF file: edgellm convert {shlex.quote(str(path))} -o model.gguf"

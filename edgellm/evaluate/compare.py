@@ -120,7 +120,7 @@ def compare(
             check_vocabulary(scorers[0], scorer)
         # llama.cpp's tokenizer is what people will use: a folder's only where there is no other.
         lead = next(
-            (s for s, c in zip(scorers, candidates, strict=True) if c.config is None), scorers[0]
+            (s for s, c in zip(scorers, candidates, strict=True) if not c.is_folder), scorers[0]
         )
         chunked = cut(lead.tokenizer, texts, context, max_tokens)
         used = sorted({token for text in chunked for chunk in text.chunks for token in chunk})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgellm.backends.base import LoadOptions, Scorer, Tokenizer
 from edgellm.errors import UsageError
@@ -22,12 +21,15 @@ class Candidate:
     Attributes:
         path: a GGUF file, or a folder that MLX runs.
         trained_context: the number of tokens that it was trained on; None if it does not say.
-        config: of a folder, its config.json.
     """
 
     path: Path
     trained_context: int | None
-    config: dict[str, Any] | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether MLX runs it."""
+        return self.path.is_dir()
 
     def open(self, size: int, options: LoadOptions, cancelled: Callable[[], bool]) -> Scorer:
         """Load it for texts of `size` tokens.
@@ -37,10 +39,10 @@ class Candidate:
             DoesNotFitError: there is not enough memory.
             CancelledError: `cancelled` gave True.
         """
-        if self.config is not None:
+        if self.is_folder:
             from edgellm.backends.mlx.scorer import MLXScorer
 
-            return MLXScorer(self.path, self.config)
+            return MLXScorer(self.path, cancelled)
         from edgellm.backends.llama_cpp.scorer import LlamaCppScorer
 
         return LlamaCppScorer(self.path, size, options, cancelled)
@@ -53,29 +55,14 @@ def inspect(path: Path) -> Candidate:
         ConvertersError: the file or folder is damaged or would harm native code.
     """
     if path.is_dir():
-        return _inspect_folder(path)
+        from edgellm.models.check_folder import check_model_folder, trained_context
+
+        return Candidate(path, trained_context(check_model_folder(path).config))
     from edgellm.models.check import check_model_file
 
     metadata = check_model_file(path).metadata
     trained = metadata.get(f"{metadata['general.architecture']}.context_length")
     return Candidate(path, trained if isinstance(trained, int) else None)
-
-
-def _inspect_folder(path: Path) -> Candidate:
-    from edgellm_converters.checkpoints.safetensors import SafetensorsCheckpoint, inside
-    from edgellm_converters.checkpoints.safetensors_header import read_safetensors_header
-    from edgellm_converters.jsonfile import read_object
-    from edgellm_converters.sources.folder import missing_config
-
-    if not (path / "config.json").exists():
-        raise missing_config(path)
-    config = read_object(inside(path, "config.json"))
-    SafetensorsCheckpoint.open(path)
-    for file in sorted(path.glob("model*.safetensors")):  # all those that mlx-lm opens
-        read_safetensors_header(inside(path, file.name))
-    from edgellm.backends.mlx.scorer import trained_context
-
-    return Candidate(path, trained_context(config), config)
 
 
 def check_vocabulary(first: Scorer, second: Scorer) -> None:

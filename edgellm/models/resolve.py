@@ -31,7 +31,7 @@ def resolve(reference: str | None = None, *, folders: bool = False) -> Path:
 
     Args:
         reference: a path, a name in the store (with or without `.gguf`), or a built-in name.
-        folders: also accept a folder, such as a Hugging Face checkpoint.
+        folders: accept any folder, and not only one with a config.json (Hugging Face, MLX).
 
     Raises:
         NotFoundError: there is no such model; its hint says what to do about it.
@@ -50,7 +50,7 @@ def resolve(reference: str | None = None, *, folders: bool = False) -> Path:
     if mode is None:
         raise _not_found(text, path, folders=folders)
     if stat.S_ISDIR(mode):
-        if folders:
+        if folders or _is_checkpoint(path):
             return path
         raise NotFoundError(f"{text} is a folder, not a model file", hint=_use_of_folder(path))
     if not stat.S_ISREG(mode):
@@ -61,13 +61,15 @@ def resolve(reference: str | None = None, *, folders: bool = False) -> Path:
 def is_model_reference(text: str) -> bool:
     """Tell whether the only word of `edgellm run WORD` means a model, and not a prompt.
 
-    True for a name in the store, a built-in name, an existing GGUF file, and for what can only
-    have been meant as one of those (a path or `*.gguf` that is not there, a misspelt name), so
-    that a person gets an error about the model and not an answer about its name.
+    True for a name in the store, a built-in name, an existing GGUF file or model folder, and for
+    what can only have been meant as one of those (a path or `*.gguf` that is not there, a misspelt
+    name), so that a person gets an error about the model and not an answer about its name.
     """
     if not text or "\n" in text or len(text) > 4096:
         return False
-    if store.find(text) or text.casefold() in CATALOGUE or _is_gguf(Path(text)):
+    if store.find(text) or text.casefold() in CATALOGUE:
+        return True
+    if _is_gguf(Path(text)) or _is_checkpoint(Path(text)):
         return True
     if any(character.isspace() for character in text):
         return False
@@ -124,10 +126,6 @@ def _use_of_folder(folder: Path) -> str:
         names = sorted(os.listdir(folder))  # noqa: PTH208
     except OSError:
         names = []
-    if "config.json" in names:
-        import shlex
-
-        return f"make one from it: edgellm convert {shlex.quote(str(folder))} -o model.gguf"
     if "adapter_config.json" in names:
         return "it holds a LoRA adapter: edgellm convert MODEL --lora ADAPTER -o merged.gguf"
     inside = [folder / name for name in names if name.lower().endswith(store.SUFFIX)]
@@ -152,6 +150,10 @@ def _mode(path: Path) -> int | None:
         return path.stat().st_mode
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return None
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return _mode(path / "config.json") is not None
 
 
 def _is_gguf(path: Path) -> bool:

@@ -8,38 +8,73 @@ import re
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
 
 import tiny
 from edgellm.api.convert import convert
-from edgellm.backends.base import BACKENDS, CancelledError, LoadOptions, Sampling, get_backend
+from edgellm.api.fit import checked_needs
+from edgellm.backends.base import CACHE_TYPES, CancelledError, LoadOptions, Sampling, get_backend
+from edgellm.backends.mlx.library import missing
 from edgellm.errors import BackendError, UsageError
 from tinygguf import BOS, END, PERSIAN, START, TEMPLATE, WIDTH, byte_token, write_tiny
 
 GREEDY = Sampling(temperature=0)
-OPTIONS = LoadOptions(threads=1)
+Q = b"blk.1.attn_q"
 
 
 def never() -> bool:
     return False
 
 
+class Subject:
+    """A backend, and models in the form that it runs."""
+
+    def __init__(self, name: str) -> None:
+        self.backend = get_backend(name)
+        self.name = name
+        self.folders = name == "mlx"
+        self.options = LoadOptions() if self.folders else LoadOptions(threads=1)
+
+    def convert(self, source: Path, stem: Path) -> Path:
+        target = stem.with_suffix(".mlx" if self.folders else ".gguf")
+        convert(source, target, dtype="f32")
+        return target
+
+    def tiny(self, folder: Path, **options: object) -> Path:
+        path = write_tiny(folder / "tiny.gguf", **options)
+        return self.convert(path, folder / "tiny") if self.folders else path
+
+    def load(self, path: Path, cancelled=never):
+        assert self.backend.refusal(path) is None
+        checked_needs(path)
+        return self.backend.load(path, self.options, cancelled)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "llama_cpp",
+        # what mlx-lm and transformers warn of is theirs
+        pytest.param("mlx", marks=[pytest.mark.oracle, pytest.mark.filterwarnings("default")]),
+    ],
+)
+def subject(request):
+    if request.param == "mlx" and (reason := missing()):
+        pytest.skip(reason)
+    return Subject(request.param)
+
+
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf", context=8192)
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    return get_backend(request.param)
+def path(subject, tmp_path_factory):
+    return subject.tiny(tmp_path_factory.mktemp("tiny"), context=8192)
 
 
 @pytest.fixture
-def model(backend, path):
-    assert backend.refusal(path) is None
-    model = backend.load(path, OPTIONS, never)
+def model(subject, path):
+    model = subject.load(path)
     yield model
     model.close()
     model.close()  # closing twice does nothing
@@ -82,13 +117,12 @@ def test_tokenize_adds_nothing_and_refuses_lone_surrogates(model):
         model.tokenize("\udcff", special=False)
 
 
-def test_texts_are_composed_where_the_model_does(backend, tmp_path):
+def test_texts_are_composed_where_the_model_does(subject, tmp_path):
     folder = tiny.MODELS["qwen2"](tmp_path / "qwen2")
     file = folder / "tokenizer.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"normalizer": {"type": "NFC"}}))
-    convert(folder, tmp_path / "x.gguf", dtype="f32")
     wanted = Tokenizer.from_file(str(file))
-    model = backend.load(tmp_path / "x.gguf", OPTIONS, never)
+    model = subject.load(subject.convert(folder, tmp_path / "x"))
     for text in ("\u0627\u0653ب", "e\u0301tait", "the cat"):  # alef and madda, e and acute
         assert model.tokenize(text, special=False) == wanted.encode(text).ids
     model.close()
@@ -187,32 +221,46 @@ def test_python_ctrl_c_in_a_prompt_raises_keyboard_interrupt(model):
     context.close()
 
 
-def test_loading_is_stopped(backend, path):
+def test_loading_is_stopped(subject, path):
     with pytest.raises(CancelledError):
-        backend.load(path, OPTIONS, lambda: True)
+        subject.load(path, lambda: True)
 
 
-def test_what_cannot_be_loaded_is_one_sentence_and_no_log(backend, tmp_path, capfd):
-    path = write_tiny(tmp_path / "a.gguf")
-    path.write_bytes(path.read_bytes().replace(b"blk.1.attn_q", b"blk.1.attn_x", 1))
-    with pytest.raises(BackendError, match=r"a\.gguf: llama\.cpp cannot load it: .*blk\.1\.attn"):
-        backend.load(path, OPTIONS, never)
+def test_what_cannot_be_loaded_is_one_sentence_and_no_log(subject, tmp_path, capfd):
+    path = subject.tiny(tmp_path)
+    file, name = (path / "model.safetensors", b"1.self_attn.q") if subject.folders else (path, Q)
+    file.write_bytes(file.read_bytes().replace(name, name[:-1] + b"x", 1))
+    capfd.readouterr()
+    reason = rf"{path.name}: \S+ cannot load it: .*1\.\w*attn"
+    with pytest.raises(BackendError, match=reason) as caught:
+        subject.load(path)
+    assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_unknown_architecture(backend, tmp_path):
-    path = write_tiny(tmp_path / "b.gguf", architecture="nosuch")
-    with pytest.raises(BackendError, match="unknown model architecture: 'nosuch'"):
-        backend.load(path, OPTIONS, never)
+def test_an_unknown_architecture(subject, tmp_path):
+    if subject.folders:
+        path = subject.tiny(tmp_path)
+        config = path / "config.json"
+        config.write_text(config.read_text().replace('"llama"', '"nosuch"'))
+    else:
+        path = subject.tiny(tmp_path, architecture="nosuch")
+    with pytest.raises(BackendError, match=r"cannot load it: .*[Mm]odel .*\bnosuch\b"):
+        subject.load(path)
 
 
-def test_a_file_without_a_tokenizer(backend, tmp_path):
-    path = write_tiny(tmp_path / "c.gguf", vocabulary=False)
-    with pytest.raises(BackendError, match=r"c\.gguf: "):
-        backend.load(path, OPTIONS, never)
+def test_a_model_without_a_tokenizer(subject, tmp_path):
+    if subject.folders:
+        path = subject.tiny(tmp_path)
+        (path / "tokenizer.json").unlink()
+        (path / "tokenizer_config.json").unlink()
+    else:
+        path = write_tiny(tmp_path / "tiny.gguf", vocabulary=False)
+    with pytest.raises(BackendError, match=rf"{path.name}: .*tokenizer"):
+        subject.backend.load(path, subject.options, never)
 
 
-def test_ctrl_c_while_loading_is_not_lost(backend, path):
+def test_ctrl_c_while_loading_is_not_lost(subject, path):
     """Raised inside a callback of native code, KeyboardInterrupt would be printed and forgotten."""
     asked = []
 
@@ -222,12 +270,12 @@ def test_ctrl_c_while_loading_is_not_lost(backend, path):
         return False
 
     with pytest.raises(KeyboardInterrupt):
-        backend.load(path, OPTIONS, interrupt_once)
+        subject.load(path, interrupt_once)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_what_is_closed_says_so_and_does_not_crash(backend, path):
-    model = backend.load(path, OPTIONS, never)
+def test_what_is_closed_says_so_and_does_not_crash(subject, path):
+    model = subject.load(path)
     context = model.open_context(64)
     context.prefill(model.tokenize("a", special=False), GREEDY, never)
     context.close()
@@ -246,11 +294,10 @@ def test_what_is_closed_says_so_and_does_not_crash(backend, path):
             use()
 
 
-def test_a_sliding_window_and_a_kept_prefix(backend, tmp_path):
+def test_a_sliding_window_and_a_kept_prefix(subject, tmp_path):
     """Gemma 3 looks at the last tokens only in most layers: cut back, these must still be there."""
     folder = tiny.gemma3(tmp_path / "gemma", max_position_embeddings=2048)
-    convert(folder, tmp_path / "gemma.gguf", dtype="f32")
-    model = backend.load(tmp_path / "gemma.gguf", OPTIONS, never)
+    model = subject.load(subject.convert(folder, tmp_path / "gemma"))
     vocabulary = 40
     tokens = [3 + (number * 7) % vocabulary for number in range(1500)]
     reused, fresh = model.open_context(2048), model.open_context(2048)
@@ -269,3 +316,36 @@ def test_a_sliding_window_and_a_kept_prefix(backend, tmp_path):
 
 def test_the_width_of_the_tiny_model_is_what_its_heads_need():
     assert WIDTH % 5 == 0
+
+
+@pytest.mark.parametrize("cache_type", CACHE_TYPES)
+def test_a_state_goes_through_a_file(subject, model, tmp_path, cache_type):
+    tokens = model.tokenize("hello there, dear a", special=False)
+    first = model.open_context(64, cache_type)
+    first.prefill(tokens, GREEDY, never)
+    wanted = pieces(first, 5)
+    held = list(first.held)
+    assert held == [*tokens, *(byte_token(value) for value in b"bcde")]
+    file = tmp_path / "state"
+    first.save_state(file)
+    first.close()
+    second = model.open_context(64, cache_type)
+    second.load_state(file, held)
+    assert list(second.held) == held
+    assert second.prefill(tokens, GREEDY, never) == len(tokens) - 1
+    assert pieces(second, 5) == wanted
+    second.close()
+
+
+def test_a_state_of_other_tokens_or_another_type_is_refused(model, context, tmp_path):
+    tokens = model.tokenize("hello", special=False)
+    context.prefill(tokens, GREEDY, never)
+    file = tmp_path / "state"
+    context.save_state(file)
+    other = model.open_context(64, "q8_0")
+    for to, held in ((context, tokens[:-1]), (other, tokens)):
+        with pytest.raises(BackendError, match=r"state: \S+ cannot read its state"):
+            to.load_state(file, held)
+        assert list(to.held) == []
+        to.prefill(tokens, GREEDY, never)  # it stays usable
+    other.close()

@@ -16,6 +16,7 @@ from edgellm.errors import BackendError, UsageError
 from edgellm.evaluate.compare import compare
 from edgellm.evaluate.texts import Text
 from edgellm.generate.template import Message
+from edgellm_converters.errors import UnsupportedError
 
 pytestmark = [
     pytest.mark.oracle,
@@ -86,7 +87,7 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has a vocabulary of"):
         measure(folder, other)
     (folder / "config.json").write_text(json.dumps({**config, "model_file": "evil.py"}))
-    with pytest.raises(BackendError, match="brings code of its own"):
+    with pytest.raises(UnsupportedError, match="brings code of its own"):
         measure(None, folder)
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "nothing"}))
     with pytest.raises(BackendError, match="mlx-lm cannot load it") as caught:

@@ -29,7 +29,7 @@ class LlamaCppBackend:
     def refusal(self, path: Path) -> str | None:
         """Say why it cannot run this file; None if it can."""
         if not path.is_file():
-            return "reads single GGUF files only"
+            return "reads GGUF files only"
         return missing()
 
     def load(

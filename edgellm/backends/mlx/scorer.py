@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,33 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.backends.base import CancelledError, output_limit
-from edgellm.backends.mlx.tokenizer import FolderTokenizer, first_line
-from edgellm.errors import BackendError
+from edgellm.backends.mlx.loading import load
+from edgellm.backends.mlx.tokenizer import FolderTokenizer
 
-__all__ = ["MLXScorer", "missing", "trained_context"]
+__all__ = ["MLXScorer"]
 
 BATCH = 512  # tokens that are evaluated at a time
-# Keys that say how many tokens a model was trained on.
-_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len")
-
-
-def missing() -> str | None:
-    """Say why MLX cannot be used; None if its packages are installed."""
-    for package, project in (("mlx", "mlx"), ("mlx_lm", "mlx-lm")):
-        if importlib.util.find_spec(package) is None:
-            return f"{project} is not installed"
-    return None
-
-
-def trained_context(config: dict[str, Any]) -> int | None:
-    """Give the number of tokens that config.json says; None if it says none."""
-    inner = config.get("text_config")
-    for section in (config, inner if isinstance(inner, dict) else {}):
-        for key in _CONTEXT_KEYS:
-            value = section.get(key)
-            if isinstance(value, int) and value > 0:
-                return value
-    return None
 
 
 class MLXScorer:
@@ -48,40 +26,23 @@ class MLXScorer:
     say, and half precision would round the logits (bfloat16 to 8 bits) more than 8-bit weights do.
 
     Args:
-        path: the folder, whose headers have been checked.
-        config: its config.json.
+        path: the folder, which has passed the safety check.
+        cancelled: asked while it is loaded; True stops that.
 
     Raises:
+        CancelledError: `cancelled` gave True.
         BackendError: mlx-lm is not installed, or cannot load it.
+        DoesNotFitError: there is not enough memory.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
-        reason = missing()
-        if reason is not None:
-            raise BackendError(
-                f"{path}: a folder is run with MLX, and {reason}",
-                hint="pip install 'edgellm[mlx]', or: edgellm convert FOLDER -o NAME.gguf",
-            )
-        if "model_file" in config:
-            # A name of Python code in the folder, which mlx-lm can be made to run.
-            raise BackendError(f"{path}: the folder brings code of its own, which is not run")
-        import mlx.core as mx
-        from mlx_lm.models.cache import make_prompt_cache
-        from mlx_lm.utils import load_model
-
+    def __init__(self, path: Path, cancelled: Callable[[], bool]) -> None:
         self.path = path
-        self._mx = mx
-        try:
-            model, _ = load_model(path, lazy=True)
-            model.set_dtype(mx.float32)
-            mx.eval(model.parameters())
-            # Nothing is computed: an array that was not asked for has a shape already.
-            self._width = int(model(mx.array([[0]])).shape[-1])
-        except Exception as error:  # whatever a file leads that library to
-            raise BackendError(f"{path}: mlx-lm cannot load it: {first_line(error)}") from error
+        loaded = load(path, cancelled, exact=True)
+        self._mx = loaded.native.core
+        self._width = loaded.width
         self.output_limit = output_limit(self._width, BATCH)
-        self._model: Any = model
-        self._make_cache: Callable[[Any], Any] = make_prompt_cache
+        self._model: Any = loaded.model
+        self._make_cache: Callable[[Any], Any] = loaded.native.cache.make_prompt_cache
         self._cache: Any = None
 
     @functools.cached_property

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from pathlib import Path
 from typing import Any
 
+from edgellm.backends.mlx.library import library, sentence
 from edgellm.errors import BackendError, UsageError
+from edgellm_converters.jsonfile import read_object
 
 __all__ = ["FolderTokenizer"]
+
+SPACE = "\u2581"  # SentencePiece's sign for a space
+# Tokens that end a text by their names, whatever the folder says of them (llama.cpp's
+# `llama-vocab.cpp`): of turns and texts, and of what else comes in training for infilling code.
+ENDERS = frozenset((
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
+    "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
+    "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>",
+    "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>",
+    "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
+))  # fmt: skip
+# Where all of these are tokens, the last is a part of an answer and not its end.
+INNER = (
+    ("<|return|>", "<|call|>", "<|end|>"),
+    ("<|call|>", "<|flush|>", "<|end|>"),
+    ("<|calls|>", "<|flush|>", "<|end|>"),
+    ("<|tool_response>", "</s>"),
+)
+# Control tokens whose texts a person sees: what is between them is read by their names.
+SHOWN = frozenset(("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"))
 
 
 class FolderTokenizer:
@@ -18,6 +42,7 @@ class FolderTokenizer:
     """
 
     def __init__(self, folder: Path) -> None:
+        library()  # keeps transformers quiet
         from transformers import AutoTokenizer
 
         self.path = folder
@@ -25,15 +50,56 @@ class FolderTokenizer:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False
             )
+            # Its steps back to text, and whether it works on bytes.
+            decoder = self._tokenizer.backend_tokenizer.decoder
+            steps = {} if decoder is None else json.loads(decoder.__getstate__())
         except Exception as error:  # whatever a file leads that library to
             raise BackendError(
-                f"{folder}: transformers cannot read its tokenizer: {first_line(error)}"
+                f"{folder}: transformers cannot read its tokenizer: {sentence(error)}"
             ) from error
+        self._steps = frozenset(
+            str(step.get("type")) for step in steps.get("decoders", [steps]) if step
+        )
+        self._added = {
+            token: added.content for token, added in self._tokenizer.added_tokens_decoder.items()
+        }
+        ids = {name: self._tokenizer.convert_tokens_to_ids(name) for name in ENDERS | SHOWN}
+        unknown = self._tokenizer.unk_token_id
+        there = {name: token for name, token in ids.items() if token not in (None, unknown)}
+        inner = {names[-1] for names in INNER if all(name in there for name in names)}
         self._control = {
             token: added.content
             for token, added in self._tokenizer.added_tokens_decoder.items()
-            if added.special
+            if added.special and added.content not in SHOWN | inner
         }
+        named = {token: name for name, token in there.items() if name in ENDERS - inner}
+        self._control |= named
+        self.enders = frozenset((*named, *self._configured_enders()))
+        self.suppressed = self._numbers("generation_config.json", "suppress_tokens")
+
+    def _configured_enders(self) -> list[int]:
+        """The ends that the folder's files name."""
+        found = [
+            token
+            for name in ("generation_config.json", "config.json")
+            for token in self._numbers(name, "eos_token_id")
+        ]
+        own = self._tokenizer.eos_token_id
+        return found if own is None else [*found, own]
+
+    def _numbers(self, name: str, key: str) -> list[int]:
+        """Read a token or a list of tokens from a file; none where there are none."""
+        file = self.path / name
+        config = read_object(file) if file.is_file() else {}
+        inner = config.get("text_config")
+        value = config.get(key)
+        if value is None and isinstance(inner, dict):
+            value = inner.get(key)
+        values = value if isinstance(value, list) else [value]
+        return [token for token in values if type(token) is int and 0 <= token < len(self)]
+
+    def __len__(self) -> int:
+        return len(self._tokenizer)
 
     @property
     def chat_template(self) -> str | None:
@@ -43,7 +109,7 @@ class FolderTokenizer:
             template = template.get("default")
         return template if isinstance(template, str) else None
 
-    @property
+    @functools.cached_property
     def start_token(self) -> int | None:
         """The beginning-of-sequence token, where the tokenizer puts it before a text."""
         token = self._tokenizer.bos_token_id
@@ -77,10 +143,43 @@ class FolderTokenizer:
 
     def token_text(self, token: int) -> str:
         """Give a token as the vocabulary writes it; empty where there is none."""
-        return self._tokenizer.convert_ids_to_tokens(token) or ""
+        return str(self._tokenizer.convert_ids_to_tokens(token) or "")
+
+    def piece(self, token: int) -> bytes | None:
+        """Give the bytes of a token in a text; None for one that ends the text.
+
+        Empty for control tokens and for numbers that are no token.
+
+        Raises:
+            BackendError: the tokenizer turns tokens into text in a way that is not known here.
+        """
+        if token in self.enders:
+            return None
+        if token in self._control or token >= len(self):
+            return b""
+        if "ByteLevel" in self._steps:
+            if token in self._added:
+                return str(self._added[token]).encode()
+            table = _bytes_of_characters()
+            text = self.token_text(token)
+            if all(character in table for character in text):
+                return bytes(table[character] for character in text)
+            return text.encode()
+        if self._steps & {"WordPiece", "CTC", "BPEDecoder"}:
+            raise BackendError(
+                f"{self.path}: its tokenizer's decoder {', '.join(sorted(self._steps))} is not "
+                "known here"
+            )
+        text = self.token_text(token)
+        if "ByteFallback" in self._steps and len(text) == 6 and text.startswith("<0x"):
+            return bytes.fromhex(text[3:5])
+        return text.replace(SPACE, " ").encode()
 
 
-def first_line(error: BaseException) -> str:
-    """Give the first line of an error's text, cut to what fits a sentence."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]
+@functools.cache
+def _bytes_of_characters() -> dict[str, int]:
+    """GPT-2's table: printable bytes are themselves, the others follow from U+0100 on."""
+    shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in shown]
+    table = {chr(byte): byte for byte in shown}
+    return table | {chr(0x100 + index): byte for index, byte in enumerate(others)}

@@ -30,8 +30,42 @@ def test_an_unknown_backend_names_the_known():
 
 
 def test_no_backend_for_a_folder_gives_every_reason(tmp_path):
-    with pytest.raises(BackendError, match="llama_cpp: reads single GGUF files only"):
+    with pytest.raises(BackendError) as caught:
         select(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: no backend can run it (llama_cpp: reads GGUF files only; "
+        "mlx: reads folders with a config.json and safetensors only)"
+    )
+    with pytest.raises(BackendError, match="mlx cannot run it: reads folders with"):
+        select(tmp_path / "a.gguf", "mlx")
+
+
+def test_without_mlx_the_refusal_names_its_pip_command(tmp_path):
+    """In a process whose packages are those of this one, without MLX's."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for folder in (Path(entry) for entry in sys.path if "site-packages" in entry):
+        for entry in folder.iterdir():
+            if not entry.name.startswith(("mlx", "__editable__")) and entry.suffix != ".pth":
+                (packages / entry.name).symlink_to(entry)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    code = (
+        "import sys\n"
+        f"sys.path = [{str(packages)!r}, *(p for p in sys.path if 'site-packages' not in p)]\n"
+        f"sys.path += {[str(ROOT / part) for part in ('', 'converters', 'quant')]!r}\n"
+        "from pathlib import Path\n"
+        "from edgellm.backends.base import select\n"
+        "from edgellm.errors import BackendError\n"
+        "try:\n"
+        f"    select(Path({str(tmp_path / 'model')!r}))\n"
+        "except BackendError as error:\n"
+        "    print(error, '|', error.hint)\n"
+    )
+    said = python(code)
+    assert "llama_cpp: reads GGUF files only; mlx: mlx is not installed (pip install" in said
+    assert "'edgellm[mlx]'" in said
+    assert f"edgellm convert {tmp_path / 'model'} -o model.gguf" in said
 
 
 @pytest.mark.parametrize(

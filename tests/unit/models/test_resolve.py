@@ -107,11 +107,15 @@ def test_a_folder_is_no_model_file_unless_it_is_asked_for(here: Path) -> None:
     with pytest.raises(NotFoundError) as caught:
         resolve("my finetune")
     assert caught.value.hint == "there is my finetune/a.gguf in it"
-    (here / "my finetune" / "config.json").write_text("{}")
-    with pytest.raises(NotFoundError) as caught:
-        resolve("my finetune")
-    assert caught.value.hint == "make one from it: edgellm convert 'my finetune' -o model.gguf"
     assert resolve("my finetune", folders=True) == Path("my finetune")
+
+
+def test_a_folder_with_a_config_is_a_model(here: Path) -> None:
+    (here / "my finetune").mkdir()
+    assert not is_model_reference("my finetune")
+    (here / "my finetune" / "config.json").write_text("{}")
+    assert is_model_reference("my finetune")
+    assert resolve("my finetune") == Path("my finetune")
 
 
 @pytest.mark.parametrize("reference", ["x" * 5000 + "/a", "a\0b/c", "/srv/\0.gguf"])

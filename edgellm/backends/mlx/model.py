@@ -1,0 +1,88 @@
+"""A folder in MLX: its vocabulary and what config.json says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgellm.backends.mlx.context import MLXContext
+from edgellm.backends.mlx.library import CLOSED
+from edgellm.backends.mlx.loading import load
+from edgellm.backends.mlx.tokenizer import FolderTokenizer
+from edgellm.models.check_folder import trained_context
+
+__all__ = ["MLXModel"]
+
+# Of models without positions, such as Mamba: what llama.cpp's converter writes for them.
+UNLIMITED = 1 << 20
+
+
+class MLXModel:
+    """See `edgellm.backends.base.Model`."""
+
+    def __init__(self, path: Path, cancelled: Callable[[], bool]) -> None:
+        self.path = path
+        self.loaded: Any = load(path, cancelled)
+        self.tokenizer: Any = FolderTokenizer(path)
+
+    @property
+    def description(self) -> str:
+        """A line about it for people."""
+        weights = self.loaded.weights
+        size = f"{weights / 1e9:.1f} G" if weights >= 10**9 else f"{weights / 1e6:.1f} M"
+        return f"{self.loaded.config['model_type']}, {size} weights, {self.loaded.storage}"
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of logits after a token."""
+        return int(self.loaded.width)
+
+    @property
+    def trained_context(self) -> int:
+        """The number of tokens that it was trained on."""
+        return trained_context(self.loaded.config) or UNLIMITED
+
+    @property
+    def chat_template(self) -> str | None:
+        """Its own Jinja chat template; None if it has none."""
+        template: str | None = self.tokenizer.chat_template
+        return template
+
+    @property
+    def start_token(self) -> int | None:
+        """The beginning-of-sequence token, where the tokenizer puts it before a text."""
+        token: int | None = self.tokenizer.start_token
+        return token
+
+    @property
+    def bos_text(self) -> str:
+        """The text of the beginning-of-sequence token."""
+        return str(self.tokenizer.bos_text)
+
+    @property
+    def eos_text(self) -> str:
+        """The text of the end-of-sequence token."""
+        return str(self.tokenizer.eos_text)
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Give the tokens of a text; see `edgellm.backends.base.Model.tokenize`."""
+        tokens: list[int] = self.tokenizer.tokenize(text, special=special)
+        return tokens
+
+    def control_text(self, token: int) -> str | None:
+        """Give the text of a control token; None if the token is not one."""
+        text: str | None = self.tokenizer.control_text(token)
+        return text
+
+    def token_text(self, token: int) -> str:
+        """Give a token as the vocabulary writes it."""
+        return str(self.tokenizer.token_text(token))
+
+    def open_context(self, size: int, cache_type: str = "f16") -> MLXContext:
+        """Make a context; see `edgellm.backends.base.Model.open_context`."""
+        return MLXContext(self, size, cache_type)
+
+    def close(self) -> None:
+        """Free the memory; closing twice does nothing. Contexts on it must be closed before."""
+        self.loaded = self.tokenizer = CLOSED
