@@ -19,8 +19,12 @@ from edgellm.backends.base import CACHE_TYPES, Context, LoadOptions, Sampling, s
 from edgellm.device.fit import Needs
 from edgellm.errors import TemplateError, UsageError
 from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult
+from edgellm.generate.overflow import ContextChange, Policy, check_policy
 from edgellm.generate.prompt import chat_tokens, text_tokens
+from edgellm.generate.sliding import text_prompt
 from edgellm.generate.template import ChatTemplate, Message
+from edgellm.generate.view import View
+from edgellm.generate.window import ChatPrompt
 
 if TYPE_CHECKING:
     from edgellm.generate.conversation import Conversation
@@ -200,26 +204,64 @@ class LoadedModel:
         self,
         prompt: str | Sequence[Message],
         *,
+        document: str | None = None,
         system: str | None = None,
         max_tokens: int = -1,
         stop: Sequence[str] = (),
         sampling: Sampling | None = None,
         cancel: threading.Event | None = None,
+        on_overflow: Policy = "error",
+        on_change: Callable[[ContextChange], None] | None = None,
     ) -> Generation:
         """Answer a prompt, or messages that end with the user's, through the chat template.
 
         Iterate over what it gives; `.result` holds the numbers afterwards.
 
+        Args:
+            prompt: a text, or the messages.
+            document: a text that stands behind the newest message. Where it is too long, it is
+                shortened or summarised, and the message stays whole.
+            system: the system prompt; None for the template's own.
+            max_tokens: the most tokens of the answer; negative for no limit.
+            stop: strings that end it.
+            sampling: how tokens are chosen.
+            cancel: set it from any thread to stop.
+            on_overflow: what is done where the prompt leaves no room for an answer, or the answer
+                fills the context: "error", "shift" (the oldest turns, and the beginning of a text
+                that does not fit, are dropped) or "summarize" (the model summarises them).
+            on_change: is called when something is dropped or summarised, as it happens.
+
         Raises:
             TemplateError: the model has no chat template, or it refuses the messages.
-            ContextOverflowError: while iterating, if no answer fits behind the prompt.
+            ContextOverflowError: no answer fits behind the prompt; while iterating, if not even
+                under the policy.
+            UsageError: there is no such policy, or no message.
         """
+        policy = check_policy(on_overflow)
         messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+        if not messages:
+            raise UsageError("there is no message to answer")
+        keep = 0
+        if document is not None:
+            newest = messages.pop()
+            content = f"{newest.content}\n\n"
+            keep = len(content)
+            messages.append(Message(newest.role, content + document))
         if system:
             messages.insert(0, Message("system", system))
         template = self._require_template()
         options = GenerateOptions(sampling or Sampling(), max_tokens, tuple(stop))
-        return self._generate(chat_tokens(self._model, template, messages), options, cancel)
+        context = self._open(self._needed(chat_tokens(self._model, template, messages), options))
+        chat_prompt = ChatPrompt(
+            self._model,
+            context,
+            template,
+            View.of(messages, keep=keep),
+            policy=policy,
+            max_tokens=max_tokens,
+            on_change=on_change,
+        )
+        return Generation(context, chat_prompt, options, cancel=cancel)
 
     def chat(self, prompt: str | Sequence[Message], **options: Any) -> GenerationResult:
         """Answer as `stream` does, and give the whole answer with its numbers."""
@@ -234,6 +276,8 @@ class LoadedModel:
         stop: Sequence[str] = (),
         sampling: Sampling | None = None,
         cancel: threading.Event | None = None,
+        on_overflow: Policy = "error",
+        on_change: Callable[[ContextChange], None] | None = None,
     ) -> Generation:
         """Continue a text as it stands, without a template.
 
@@ -245,26 +289,63 @@ class LoadedModel:
             stop: strings that end it.
             sampling: how tokens are chosen.
             cancel: set it from any thread to stop.
+            on_overflow: "error", or "shift": the oldest tokens are dropped, and the text goes on
+                until the model or `max_tokens` ends it.
+            on_change: is called when something is dropped, as it happens.
+
+        Raises:
+            UsageError: there is nothing to begin with, or a text is to be summarised.
+            ContextOverflowError: while iterating, if no token fits behind the text.
         """
+        policy = check_policy(on_overflow)
         options = GenerateOptions(sampling or Sampling(), max_tokens, tuple(stop))
         tokens = text_tokens(self._model, text, special=special)
         if not tokens:
             raise UsageError("the prompt is empty, and the model has no token to start a text with")
-        return self._generate(tokens, options, cancel)
+        context = self._open(self._needed(tokens, options))
+        prompt = text_prompt(
+            self._model,
+            tokens,
+            context.size,
+            policy=policy,
+            max_tokens=max_tokens,
+            on_change=on_change,
+        )
+        return Generation(context, prompt, options, cancel=cancel)
 
     def conversation(
-        self, *, system: str | None = None, options: GenerateOptions | None = None
+        self,
+        *,
+        system: str | None = None,
+        options: GenerateOptions | None = None,
+        on_overflow: Policy | None = None,
+        on_change: Callable[[ContextChange], None] | None = None,
     ) -> Conversation:
         """Begin a conversation that remembers its turns.
 
+        Args:
+            system: the system prompt; None for the template's own.
+            options: how answers are written.
+            on_overflow: what is done when the context is full, as for `stream`; None takes
+                "summarize", or "error" where the model has no chat template.
+            on_change: is called when something is dropped or summarised, as it happens.
+
         Raises:
-            UsageError: a system prompt for a model without a chat template.
+            UsageError: a system prompt, or summaries, for a model without a chat template.
         """
         from edgellm.generate.conversation import Conversation
 
         template = self._require_template() if self.has_template else None
-        context = self._open(self.context_limit)
-        return Conversation(self._model, context, template, system=system, options=options)
+        usual: Policy = "error" if template is None else "summarize"
+        return Conversation(
+            self._model,
+            self._open(self.context_limit),
+            template,
+            system=system,
+            options=options,
+            on_overflow=usual if on_overflow is None else check_policy(on_overflow),
+            on_change=on_change,
+        )
 
     def close(self) -> None:
         """Free the memory; closing twice does nothing."""
@@ -273,14 +354,11 @@ class LoadedModel:
             self._context = None
         self._model.close()
 
-    def _generate(
-        self, tokens: list[int], options: GenerateOptions, cancel: threading.Event | None
-    ) -> Generation:
-        # A short answer needs no full context, and a smaller one is made faster.
-        needed = self.context_limit
-        if options.max_tokens >= 0:
-            needed = min(needed, len(tokens) + max(options.max_tokens, 1))
-        return Generation(self._open(needed), tokens, options, cancel=cancel)
+    def _needed(self, tokens: Sequence[int], options: GenerateOptions) -> int:
+        """Give the size of context: a short answer needs no full one, and less is made faster."""
+        if options.max_tokens < 0:
+            return self.context_limit
+        return min(self.context_limit, len(tokens) + max(options.max_tokens, 1))
 
     def _open(self, size: int) -> Context:
         if self._context is not None and self._context.size < size:

@@ -15,6 +15,7 @@ from edgellm.cli.generation import (
     given_model,
     load_model,
     prepare_stdout,
+    tell_change,
 )
 from edgellm.cli.options import json_option, option
 from edgellm.cli.run import answer, with_stdin
@@ -67,7 +68,8 @@ def command(
     if prompt is not None:
         if continue_last:
             raise click.UsageError("--continue goes on with a conversation: it takes no prompt")
-        return answer(model, with_stdin(prompt) or prompt, values, raw=False, as_json=as_json)
+        text, piped = with_stdin(prompt)
+        return answer(model, text or prompt, piped, values, raw=False, as_json=as_json)
     return talk(model, values, continue_last=continue_last, as_json=as_json)
 
 
@@ -88,7 +90,12 @@ def talk(model: str | None, values: dict[str, Any], *, continue_last: bool, as_j
     with loaded:
         terminal = sys.stdin is not None and sys.stdin.isatty()
         reader = TerminalReader(history_file()) if terminal else PipeReader()
-        conversation = loaded.conversation(system=values["system"], options=options)
+        conversation = loaded.conversation(
+            system=values["system"],
+            options=options,
+            on_overflow=values["on_overflow"],
+            on_change=tell_change,
+        )
         repl = Repl(loaded, conversation, reader, model=model, as_json=as_json)
         if session is not None:
             repl.restore(session)

@@ -22,18 +22,21 @@ from edgellm.cli.sizes import human_bytes
 if TYPE_CHECKING:
     from edgellm.api.chat import LoadedModel
     from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult
+    from edgellm.generate.overflow import ContextChange
 
 __all__ = [
     "cancel_on_interrupt",
     "generate_options",
     "generation_options",
     "given_model",
+    "isolated",
     "load_model",
     "notice",
     "prepare_stdout",
     "printable_text",
     "read_stdin",
     "show",
+    "tell_change",
     "write_answer",
 ]
 
@@ -77,6 +80,9 @@ _OPTIONS = (
            help="Layers on an accelerator  [default: all that fit, where there is one]."),
     option("--cache-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16",
            show_default=True, help="How the context keeps keys and values."),
+    option("--on-overflow", type=click.Choice(["error", "shift", "summarize"]),
+           help="Where the context is full: refuse, drop the oldest turns, or put a summary in "
+           "their place; always reported  [default: summarize in a chat, else error]."),
     option("--backend", type=click.Choice(["llama_cpp", "mlx"]),
            help="What runs the model  [default: what can run the file]."),
 )  # fmt: skip
@@ -145,6 +151,41 @@ def printable_text(text: str) -> str:
 def notice(text: str) -> None:
     """Write a line for the person to stderr."""
     click.echo(printable_text(text), err=True)
+
+
+def tell_change(change: ContextChange) -> None:
+    """Say what left the model's sight."""
+    begin = "\n" if change.where == "within" else ""  # the answer's line is not at its end
+    notice(
+        f"{begin}context: {change.used_tokens:,} of {change.window:,} tokens were in use; "
+        f"{_what_changed(change)}"
+    )
+
+
+def _what_changed(change: ContextChange) -> str:
+    dropped = f"{change.dropped_tokens:,} tokens"
+    if change.turns:
+        first, last = change.turns[0].number, change.turns[-1].number
+        what = f"turn {first}" if first == last else f"turns {first}-{last}"
+        what = f"{what} ({dropped})"
+    elif change.summary is not None:
+        what = f"the text ({dropped})"
+    elif change.where == "before":
+        what = f"the first {dropped} of the text"
+    else:
+        what = f"the oldest {dropped}"
+    if change.summary is None:
+        why = f" ({change.failure})" if change.failure else ""
+        return f"dropped {what}{why}; {change.left_tokens:,} are in use now"
+    return (
+        f"folded {what} into a summary of {change.summary_tokens:,}; {change.left_tokens:,} are "
+        f"in use now. The summary: {isolated(change.summary)}"
+    )
+
+
+def isolated(text: str) -> str:
+    """Keep a text's direction to itself, on one line: FSI and PDI of Unicode around it."""
+    return f"\u2068{' '.join(text.split())}\u2069"
 
 
 def read_stdin() -> str | None:
@@ -251,6 +292,7 @@ def write_answer(loaded: LoadedModel, generation: Generation, *, as_json: bool) 
             "context": loaded.context_limit,
             "model": loaded.name,
             "backend": loaded.backend,
+            "context_changes": [change.as_dict() for change in result.context_changes],
         }
     )
     return result

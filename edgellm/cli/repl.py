@@ -70,12 +70,12 @@ class Repl:
         model = self._model
         if model is not None and Path(model).is_file():
             model = str(Path(model).resolve())  # a relative path means nothing elsewhere
-        return SavedSession(model, self.conversation.system, tuple(self.conversation.messages))
+        talk = self.conversation
+        return SavedSession(model, talk.system, tuple(talk.messages), talk.summary, talk.forgotten)
 
     def restore(self, session: SavedSession) -> None:
         """Go on with a saved conversation."""
-        self.conversation.clear()
-        self.conversation.messages = list(session.messages)
+        self.conversation.restore(session.messages, session.summary, session.forgotten)
         self.conversation.system = session.system if self.conversation.has_template else None
 
     def _turn(self) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgellm.cli.generation import drawn_seed, notice
 from edgellm.errors import UsageError
+from edgellm.generate.overflow import check_policy
 
 if TYPE_CHECKING:
     from edgellm.cli.repl import Repl
@@ -74,7 +75,7 @@ SAMPLING_NAMES: dict[str, tuple[str, type[int] | type[float]]] = {
     "repeat_last_n": ("repeat_last_n", int),
     "seed": ("seed", int),
 }
-OTHER_NAMES = ("predict", "stop", "system")
+OTHER_NAMES = ("predict", "stop", "system", "on_overflow")
 
 
 def set_value(repl: Repl, rest: str) -> None:
@@ -93,6 +94,11 @@ def set_value(repl: Repl, rest: str) -> None:
             f"there is no parameter {typed}", hint=_near(name, [*SAMPLING_NAMES, *OTHER_NAMES])
         )
     options = repl.conversation.options
+    if name == "on_overflow":
+        if value:
+            repl.conversation.on_overflow = check_policy(value)
+        notice(f"  {typed:<16}{repl.conversation.on_overflow}")
+        return
     if not value and name in SAMPLING_NAMES:
         notice(f"  {typed:<16}{getattr(options.sampling, SAMPLING_NAMES[name][0])}")
         return
@@ -123,6 +129,7 @@ def show_params(repl: Repl) -> None:
             notice(f"  {name:<16}{getattr(options.sampling, field)}")
     notice(f"  {'predict':<16}{options.max_tokens}")
     notice(f"  {'stop':<16}{', '.join(repr(stop) for stop in options.stop) or '(none)'}")
+    notice(f"  {'on_overflow':<16}{repl.conversation.on_overflow}")
 
 
 def show_model(repl: Repl) -> None:

@@ -16,6 +16,7 @@ from edgellm.cli.generation import (
     notice,
     prepare_stdout,
     read_stdin,
+    tell_change,
     write_answer,
 )
 from edgellm.cli.options import json_option, option
@@ -48,20 +49,21 @@ def command(words: tuple[str, ...], raw: bool, as_json: bool, **values: Any) -> 
     edgellm run "Summarise this text:" < report.txt
     edgellm run -m mine.gguf --json "hello"
 
-    What is piped in is appended to the prompt. A single argument is taken for a MODEL if it is a
-    name in the store (or nearly one), ends in .gguf or begins as a path does; otherwise it is the
-    prompt for the default model. `-m` and `-p` leave nothing to guess.
+    What is piped in is appended to the prompt; where it is too long for the context, --on-overflow
+    drops its beginning or summarises it, and leaves the prompt whole. A single argument is taken
+    for a MODEL if it is a name in the store (or nearly one), ends in .gguf or begins as a path
+    does; otherwise it is the prompt for the default model. `-m` and `-p` leave nothing to guess.
 
     A model without a chat template continues the prompt as it stands.
     """
     model, prompt = choose_model_and_prompt(words, given_model(), values["prompt"])
-    text = with_stdin(prompt)
+    text, piped = with_stdin(prompt)
     if text is None:
         of = f" for the model {model}" if model else ""
         raise click.UsageError(f"there is no prompt{of}: give one, or pipe a text in")
     if model is None:
         model = values["model"]
-    return answer(model, text, values, raw=raw, as_json=as_json)
+    return answer(model, text, piped, values, raw=raw, as_json=as_json)
 
 
 def choose_model_and_prompt(
@@ -88,25 +90,33 @@ def choose_model_and_prompt(
     return model, prompt
 
 
-def with_stdin(prompt: str | None) -> str | None:
-    """Append what is piped in (`-` alone stands for it); None if there is nothing."""
+def with_stdin(prompt: str | None) -> tuple[str | None, str | None]:
+    """Give the prompt, and what is piped in (`-` alone stands for it) to be appended to it.
+
+    Without a prompt, what is piped in is one; ("" or None, None) if there is nothing.
+    """
     piped = read_stdin()
     if prompt == "-":
         prompt = None
-    texts = [text for text in (prompt, piped) if text and text.strip()]
-    if not texts:
-        return prompt
-    return "\n\n".join(texts)
+    if not piped or not piped.strip():
+        return prompt, None
+    return (prompt, piped) if prompt and prompt.strip() else (piped, None)
 
 
 def answer(
-    model: str | None, text: str, values: dict[str, Any], *, raw: bool, as_json: bool
+    model: str | None,
+    text: str,
+    piped: str | None,
+    values: dict[str, Any],
+    *,
+    raw: bool,
+    as_json: bool,
 ) -> int:
     """Load the model, answer once and give the exit status."""
     options = generate_options(values)
     prepare_stdout()
     with cancel_on_interrupt() as cancel, load_model(model, values, cancel.is_set) as loaded:
-        generation = _begin(loaded, text, values["system"], options, raw, cancel)
+        generation = _begin(loaded, text, piped, values, options, raw, cancel)
         result = write_answer(loaded, generation, as_json=as_json)
         if result.finish_reason == "context":
             notice(
@@ -119,28 +129,37 @@ def answer(
 def _begin(
     loaded: LoadedModel,
     text: str,
-    system: str | None,
+    piped: str | None,
+    values: dict[str, Any],
     options: GenerateOptions,
     raw: bool,
     cancel: threading.Event,
 ) -> Generation:
+    from edgellm.generate.overflow import check_policy
+
+    system, on_overflow = values["system"], check_policy(values["on_overflow"] or "error")
     if raw or not loaded.has_template:
         if system:
             reason = "--raw uses none" if raw else f"{loaded.name} has none"
             raise click.UsageError(f"--system needs a chat template, and {reason}")
         return loaded.complete(
-            text,
+            text if piped is None else f"{text}\n\n{piped}",
             special=raw,
             max_tokens=options.max_tokens,
             stop=options.stop,
             sampling=options.sampling,
             cancel=cancel,
+            on_overflow=on_overflow,
+            on_change=tell_change,
         )
     return loaded.stream(
         text,
+        document=piped,
         system=system,
         max_tokens=options.max_tokens,
         stop=options.stop,
         sampling=options.sampling,
         cancel=cancel,
+        on_overflow=on_overflow,
+        on_change=tell_change,
     )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from edgellm.backends.base import Context, Model
-from edgellm.errors import ContextOverflowError, UsageError
-from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult
-from edgellm.generate.prompt import chat_tokens, text_tokens
+from edgellm.errors import UsageError
+from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult, Prompt
+from edgellm.generate.overflow import ContextChange, Policy
+from edgellm.generate.prompt import text_tokens
+from edgellm.generate.sliding import check_turns, text_prompt
 from edgellm.generate.template import ChatTemplate, Message
+from edgellm.generate.view import View
+from edgellm.generate.window import ChatPrompt
 
 __all__ = ["Conversation"]
 
@@ -20,10 +24,16 @@ class Conversation:
     A model without a chat template has no notion of turns: then each question is a text that the
     model continues, and nothing is remembered.
 
+    All messages are kept, also those that the model no longer sees because its window is full.
+
     Attributes:
         messages: the turns so far, without the system prompt.
         system: the system prompt; None for the template's own.
         options: how the next answer is written.
+        on_change: is called when something leaves the model's sight, as it happens.
+        summary: what stands for the turns that the model no longer sees; None for nothing.
+        forgotten: how many of the oldest turns it no longer sees.
+        changes: all that has left its sight.
         last: the result of the last answer.
     """
 
@@ -35,18 +45,27 @@ class Conversation:
         *,
         system: str | None = None,
         options: GenerateOptions | None = None,
+        on_overflow: Policy = "error",
+        on_change: Callable[[ContextChange], None] | None = None,
     ) -> None:
         if system and template is None:
             raise UsageError("this model has no chat template, so it takes no system prompt")
         self.messages: list[Message] = []
         self.system = system
         self.options = options or GenerateOptions()
+        self.on_change = on_change
+        self.summary: str | None = None
+        self.forgotten = 0
+        self.changes: list[ContextChange] = []
         self.last: GenerationResult | None = None
         self._model = model
         self._context = context
         self._template = template
+        self.on_overflow = on_overflow
         # The tokens that answers were generated as, by the answer's text.
         self._spoken: dict[str, tuple[int, ...]] = {}
+        # What the model sees of a text that was too long for its window, by that text.
+        self._shortened: dict[str, str] = {}
 
     @property
     def has_template(self) -> bool:
@@ -58,25 +77,37 @@ class Conversation:
         """How many tokens the conversation may have."""
         return self._context.size
 
+    @property
+    def on_overflow(self) -> Policy:
+        """What is done when the window is full.
+
+        Raises:
+            UsageError: when set: a text without turns cannot be summarised.
+        """
+        return self._on_overflow
+
+    @on_overflow.setter
+    def on_overflow(self, policy: Policy) -> None:
+        check_turns(policy, turns=self.has_template)
+        self._on_overflow: Policy = policy
+
     def ask(self, question: str, *, cancel: threading.Event | None = None) -> Generation:
         """Answer a question; question and answer join the messages when the stream ends.
 
-        A cancelled answer of no text leaves the conversation as it was.
+        A cancelled answer of no text leaves the messages as they were.
 
         Raises:
-            ContextOverflowError: the conversation and the question fill the context.
+            ContextOverflowError: the conversation and the question fill the context; while
+                iterating if turns may be left out, and the question fills it alone.
             TemplateError: the template refuses the messages.
         """
         asked = [*self.messages, Message("user", question)]
-        tokens = self._tokens(asked)
-        if len(tokens) >= self._context.size:
-            raise ContextOverflowError(
-                f"the conversation has {len(tokens)} tokens with this message, and the context "
-                f"holds {self._context.size}",
-                hint="/clear starts a new conversation; a larger --ctx has more room",
-            )
         return Generation(
-            self._context, tokens, self.options, cancel=cancel, on_finish=self._keep(asked)
+            self._context,
+            self._prompt(asked),
+            self.options,
+            cancel=cancel,
+            on_finish=self._keep(asked),
         )
 
     def regenerate(self, *, cancel: threading.Event | None = None) -> Generation:
@@ -99,20 +130,68 @@ class Conversation:
     def clear(self) -> None:
         """Forget the messages; the system prompt stays."""
         self.messages = []
+        self.summary = None
+        self.forgotten = 0
+        self.changes = []
         self.last = None
         self._spoken = {}
+        self._shortened = {}
 
-    def _tokens(self, messages: list[Message]) -> list[int]:
+    def restore(self, messages: Sequence[Message], summary: str | None, forgotten: int) -> None:
+        """Go on with other messages, of which the model sees a summary and those not forgotten."""
+        self.clear()
+        self.messages = list(messages)
+        self.summary, self.forgotten = summary, forgotten
+
+    def _prompt(self, asked: list[Message]) -> Prompt:
+        """Take what the model sees of the messages, the last of which is the question.
+
+        Raises:
+            ContextOverflowError: it fills the context, and nothing may be left out.
+            TemplateError: the template refuses the messages.
+        """
+        max_tokens = self.options.max_tokens
         if self._template is None:
-            return text_tokens(self._model, messages[-1].content)
+            return text_prompt(
+                self._model,
+                text_tokens(self._model, asked[-1].content),
+                self._context.size,
+                policy=self.on_overflow,
+                max_tokens=max_tokens,
+                on_change=self._changed,
+            )
+        prompt = ChatPrompt(
+            self._model,
+            self._context,
+            self._template,
+            self._view(asked),
+            policy=self.on_overflow,
+            max_tokens=max_tokens,
+            spoken=self._spoken,
+        )
+
+        def changed(change: ContextChange) -> None:
+            self.summary, self.forgotten = prompt.view.summary, prompt.view.forgotten
+            if not change.turns:
+                self._shortened[asked[-1].content] = prompt.view.newest
+            self._changed(change)
+
+        prompt.on_change = changed
+        return prompt
+
+    def _changed(self, change: ContextChange) -> None:
+        self.changes.append(change)
+        if self.on_change is not None:
+            self.on_change(change)
+
+    def _view(self, messages: Sequence[Message]) -> View:
+        seen = [
+            Message(message.role, self._shortened.get(message.content, message.content))
+            for message in messages
+        ]
         system = [Message("system", self.system)] if self.system else []
-        turns = [*system, *messages]
-        spoken = {
-            index: self._spoken[turn.content]
-            for index, turn in enumerate(turns)
-            if turn.role == "assistant" and turn.content in self._spoken
-        }
-        return chat_tokens(self._model, self._template, turns, spoken)
+        view = View.of([*system, *seen])
+        return view.without(min(self.forgotten, len(view.turns) - 1), self.summary)
 
     def _keep(self, asked: list[Message]) -> Callable[[GenerationResult], None]:
         def keep(result: GenerationResult) -> None:

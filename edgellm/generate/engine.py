@@ -5,14 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
-from edgellm.backends.base import CancelledError, Context, Sampling
+from edgellm.backends.base import SEED_LIMIT, CancelledError, Context, Sampling
 from edgellm.errors import ContextOverflowError, UsageError
+from edgellm.generate.overflow import ContextChange
 from edgellm.generate.text import StopFilter, Utf8Stream
 
-__all__ = ["FinishReason", "GenerateOptions", "Generation", "GenerationResult"]
+__all__ = [
+    "FinishReason",
+    "FixedPrompt",
+    "GenerateOptions",
+    "Generation",
+    "GenerationResult",
+    "Prompt",
+]
 
 FinishReason = Literal["stop", "length", "context", "cancelled"]
 MAX_STOPS = 64
@@ -59,6 +67,7 @@ class GenerationResult:
         seed: what the text was drawn with.
         tokens: the tokens of the text, where the model ended it and they give exactly this text;
             empty otherwise. They may differ from what the tokenizer makes of the text.
+        context_changes: what was taken out of the model's sight, before the answer and within it.
     """
 
     text: str
@@ -70,6 +79,7 @@ class GenerationResult:
     completion_s: float
     seed: int
     tokens: tuple[int, ...] = ()
+    context_changes: tuple[ContextChange, ...] = ()
 
     @property
     def prompt_tokens_per_s(self) -> float:
@@ -84,6 +94,60 @@ class GenerationResult:
         return after_first / self.completion_s if after_first > 0 and self.completion_s else 0.0
 
 
+class Prompt(Protocol):
+    """Where the tokens before an answer come from, and what makes room for more of the answer.
+
+    Attributes:
+        changes: what was taken out of the model's sight so far.
+    """
+
+    changes: list[ContextChange]
+
+    def begin(self, cancelled: Callable[[], bool]) -> Sequence[int]:
+        """Give the prompt.
+
+        Raises:
+            ContextOverflowError: it leaves no room for an answer.
+            CancelledError: `cancelled` gave True.
+        """
+
+    def make_room(
+        self, held: Sequence[int], written: int, cancelled: Callable[[], bool]
+    ) -> Sequence[int] | None:
+        """Give what goes on from a full window; None if there is nothing to leave out.
+
+        It leaves room for two tokens at least.
+
+        Args:
+            held: prompt and answer, as the context holds them.
+            written: how many of them are the answer's.
+            cancelled: asked between tokens, where a summary is made.
+
+        Raises:
+            CancelledError: `cancelled` gave True.
+        """
+
+
+class FixedPrompt:
+    """A prompt that stays as it is."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.changes: list[ContextChange] = []
+        self._tokens = tokens
+
+    def begin(self, cancelled: Callable[[], bool]) -> Sequence[int]:  # noqa: ARG002
+        """Give the prompt."""
+        return self._tokens
+
+    def make_room(
+        self,
+        held: Sequence[int],
+        written: int,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        """Give none: nothing can be left out."""
+
+
 class Generation:
     """A stream of text; iterate over it once, then `result` is there.
 
@@ -96,7 +160,7 @@ class Generation:
     def __init__(
         self,
         context: Context,
-        prompt: Sequence[int],
+        prompt: Prompt,
         options: GenerateOptions,
         *,
         cancel: threading.Event | None = None,
@@ -132,31 +196,34 @@ class Generation:
 
     def _run(self) -> Iterator[str]:
         context, options, cancelled = self._context, self._options, self.cancel.is_set
-        room = context.size - len(self._prompt)
-        if room < 1:
-            raise ContextOverflowError(
-                f"the prompt has {len(self._prompt)} tokens and the context holds {context.size}, "
-                "so that no answer fits",
-                hint="shorten the prompt, or give a larger context with --ctx",
-            )
-        limit = room if options.max_tokens < 0 else min(room, options.max_tokens)
-        at_limit: FinishReason = "length" if limit == options.max_tokens else "context"
         reason: FinishReason = "cancelled"
         parts: list[str] = []
         decode = Utf8Stream().push
         stops = StopFilter(options.stop) if options.stop else None
-        count = reused = size = 0
+        count = reused = size = asked = answer_at = 0
         start = first = last = time.perf_counter()
         try:
-            reused = context.prefill(self._prompt, options.sampling, cancelled)
+            prompt = self._prompt.begin(cancelled)
+            asked = answer_at = len(prompt)
+            room = context.size - asked
+            if room < 1:
+                raise ContextOverflowError(
+                    f"the prompt has {asked} tokens and the context holds {context.size}, "
+                    "so that no answer fits",
+                    hint="shorten the prompt, or give a larger context with --ctx",
+                )
+            reused = context.prefill(prompt, options.sampling, cancelled)
             ours = context.prefills
             while True:
                 if context.prefills != ours:
                     raise UsageError(
                         "another text was begun on this model, so that this one cannot go on"
                     )
-                if count == limit:
-                    reason = at_limit
+                if count == options.max_tokens:
+                    reason = "length"
+                    break
+                if not room:
+                    reason = "context"
                     break
                 if cancelled():
                     break
@@ -167,7 +234,18 @@ class Generation:
                 if piece is None:
                     reason = "stop"
                     break
+                if room == 1 and count + 1 != options.max_tokens:
+                    # The token that was sampled last is in no list, so it cannot be put into
+                    # another prompt: it is sampled again behind that.
+                    shorter = self._prompt.make_room(list(context.held), count, cancelled)
+                    if shorter is not None:
+                        context.prefill(shorter, self._sampling(), cancelled)
+                        ours = context.prefills
+                        answer_at = len(shorter) - count
+                        room = context.size - len(shorter)
+                        continue
                 count += 1
+                room -= 1
                 size += len(piece)
                 text = decode(piece)
                 if stops is not None:
@@ -188,18 +266,25 @@ class Generation:
         finally:
             # Also when the consumer stops iterating: what was written until then is the result.
             text = "".join(parts)
-            tokens = tuple(context.held[len(self._prompt) :]) if reason == "stop" else ()
+            tokens = tuple(context.held[answer_at:]) if reason == "stop" and answer_at > 0 else ()
             whole = len(tokens) == count and size == len(text.encode("utf-8"))
             self._result = GenerationResult(
                 text=text,
                 finish_reason=reason,
-                prompt_tokens=len(self._prompt),
+                prompt_tokens=asked,
                 reused_tokens=reused,
                 completion_tokens=count,
                 time_to_first_token_s=first - start,
                 completion_s=last - first,
                 seed=options.sampling.seed,
                 tokens=tokens if whole else (),
+                context_changes=tuple(self._prompt.changes),
             )
         if self._on_finish is not None:
             self._on_finish(self._result)
+
+    def _sampling(self) -> Sampling:
+        """Give another seed after each change, which would draw the same numbers again."""
+        sampling = self._options.sampling
+        seed = (sampling.seed + len(self._prompt.changes)) % SEED_LIMIT
+        return replace(sampling, seed=seed)

@@ -67,7 +67,7 @@ def test_json_has_the_documented_keys(call, tiny):
     assert list(body) == [
         "text", "finish_reason", "prompt_tokens", "completion_tokens", "time_to_first_token_s",
         "prompt_tokens_per_s", "completion_tokens_per_s", "seed", "context", "model",
-        "backend",
+        "backend", "context_changes",
     ]  # fmt: skip
     assert body["text"] == ANSWER
     assert (body["finish_reason"], body["completion_tokens"]) == ("stop", len(ANSWER.encode()))
@@ -392,8 +392,9 @@ def test_a_wrong_command_in_a_pipe_ends_with_its_sentence(call, tiny, line, sent
 
 def test_a_person_goes_on_after_an_error(call, tiny):
     status, out, err = call(
-        "chat", tiny, *GREEDY, stdin="/stat\n" + "a" * 600 + "\nhello\n", terminal=True
-    )
+        "chat", tiny, *GREEDY, "--on-overflow", "error",
+        stdin="/stat\n" + "a" * 600 + "\nhello\n", terminal=True,
+    )  # fmt: skip
     assert (status, out) == (0, ANSWER + "\n")
     assert "did you mean /stats?" in err
     assert "the context holds 512" in err
@@ -402,10 +403,12 @@ def test_a_person_goes_on_after_an_error(call, tiny):
 
 def test_a_conversation_that_fills_the_context_says_so_and_clear_helps(call, tiny):
     lines = ["x" * 200, "y" * 200, "z" * 200]
-    status, out, err = chat(call, tiny, *lines)
+    error = ("--on-overflow", "error")
+    status, out, err = chat(call, tiny, *lines, args=error)
     assert (status, out) == (6, f"{ANSWER}\n{ANSWER}\n")
     assert "/clear" in err
-    assert chat(call, tiny, *lines[:2], "/clear", lines[2])[:2] == (0, f"{ANSWER}\n" * 3)
+    cleared = chat(call, tiny, *lines[:2], "/clear", lines[2], args=error)
+    assert cleared == (0, f"{ANSWER}\n" * 3, "The conversation is cleared.\n")
 
 
 def test_saved_conversations_come_back(call, tiny):

@@ -1,0 +1,223 @@
+"""Summaries that the model itself makes, of a conversation or of a text, within its window."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from edgellm.backends.base import CancelledError, Context, Model, Sampling
+from edgellm.generate.engine import FixedPrompt, GenerateOptions, Generation
+from edgellm.generate.template import Message
+from edgellm.generate.view import Turn, View, is_persian, summary_request
+
+__all__ = ["Summarizer", "longest_beginning", "longest_end"]
+
+MAX_ROUNDS = 8  # of summaries of summaries
+TEXT_REQUESTS = {
+    "en": "Summarise this text in a few short sentences. Keep names, numbers and facts.",
+    "fa": "این متن را در چند جملهٔ کوتاه خلاصه کن. نام‌ها، عددها و نکته‌های مهم را نگه دار.",
+}
+TASK = {
+    "en": "Keep above all what matters for this: {}",
+    "fa": "بیش از همه آنچه را برای این درخواست مهم است نگه دار: {}",
+}
+# A sentence ends at its mark or at the end of its line.
+SENTENCE = re.compile(r"[^.!?؟\n]*[.!?؟\n]+\s*|[^.!?؟\n]+$")
+
+
+class Summarizer:
+    """Has a model summarise, greedily, in the context of the conversation itself.
+
+    The request stands behind the turns that are to be summarised, so that what the context holds
+    of them already is not evaluated again.
+
+    Args:
+        model: it.
+        context: where it runs; what it holds is lost.
+        tokens: renders a view.
+        limit: the most tokens of a summary.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        context: Context,
+        tokens: Callable[[View], list[int]],
+        limit: int,
+    ) -> None:
+        self._model = model
+        self._context = context
+        self._tokens = tokens
+        self.limit = limit
+
+    def recap(self, view: View, count: int, cancelled: Callable[[], bool]) -> str:
+        """Summarise a view's first `count` turns, and the summary before them; "" for nothing.
+
+        What does not fit the window at once goes into it in pieces: each summary is part of what
+        the next one summarises.
+
+        Raises:
+            CancelledError: `cancelled` gave True.
+        """
+        summary, turns = view.summary, list(view.turns[:count])
+        while turns:
+            request, opening = summary_request(_said(turns))
+            opened = self._model.tokenize(opening, special=False)
+            room = self._context.size - self.limit - len(opened)
+            asked = [
+                View(view.system, (*turns[:n], (Message("user", request),)), summary)
+                for n in range(len(turns), -1, -1)
+            ]
+            whole = next((ask for ask in asked[:-1] if len(self._tokens(ask)) <= room), None)
+            if whole is None:
+                left = room - len(self._tokens(asked[-1]))
+                short = self._shortened(turns[0], left, cancelled)
+                whole = replace(asked[-1], turns=(short, *asked[-1].turns))
+                if not short or len(self._tokens(whole)) > room:
+                    return ""
+            text = self._write([*self._tokens(whole), *opened], cancelled)
+            if not text:
+                return ""
+            summary = f"{opening}{'' if text[0] in ',.:;،؛' else ' '}{text}"
+            del turns[: len(whole.turns) - 1]
+        return summary or ""
+
+    def digest(self, text: str, room: int, task: str, cancelled: Callable[[], bool]) -> str:
+        """Summarise a text to at most `room` tokens; "" for nothing.
+
+        Each piece that fits the window is summarised, then the summaries together, until they fit.
+
+        Args:
+            text: of any length.
+            room: tokens.
+            task: what the text is needed for; "" if that is not known.
+            cancelled: asked between tokens.
+
+        Raises:
+            CancelledError: `cancelled` gave True.
+        """
+        for _ in range(MAX_ROUNDS):
+            if self._count(text) <= room:
+                return text.strip()
+            notes = [self._note(piece, task, cancelled) for piece in self._pieces(text, task)]
+            shorter = "\n".join(note for note in notes if note)
+            if len(shorter) >= len(text):
+                return ""
+            text = shorter
+        return ""
+
+    def _note(self, piece: str, task: str, cancelled: Callable[[], bool]) -> str:
+        return self._write(self._tokens(self._ask(piece, task)), cancelled)
+
+    def _ask(self, piece: str, task: str) -> View:
+        language = "fa" if is_persian(piece) else "en"
+        request = TEXT_REQUESTS[language]
+        if task and self._count(task) <= self.limit:
+            request = f"{request} {TASK[language].format(task)}"
+        return View((), ((Message("user", f"{piece}\n\n{request}"),),))
+
+    def _pieces(self, text: str, task: str) -> list[str]:
+        """Cut a text into pieces that fit the window with their request; none if none fits."""
+        pieces = []
+        while text:
+            room = self._context.size - self.limit
+
+            def fits(piece: str, room: int = room) -> bool:
+                return len(self._tokens(self._ask(piece, task))) <= room
+
+            piece = longest_beginning(text, self._context.size, fits)
+            if not piece:
+                return []
+            pieces.append(piece)
+            text = text[len(piece) :]
+        return pieces
+
+    def _shortened(self, turn: Turn, room: int, cancelled: Callable[[], bool]) -> Turn:
+        """Put digests in the place of long texts of a turn; () where that cannot be done."""
+        share = room // (2 * len(turn))  # the other half is for what the template writes
+        texts = []
+        for message in turn:
+            text = message.content
+            if self._count(text) > share:
+                text = self.digest(text, share, "", cancelled) if share > 0 else ""
+            if not text and message.content:
+                return ()
+            texts.append(Message(message.role, text))
+        return tuple(texts)
+
+    def _write(self, prompt: Sequence[int], cancelled: Callable[[], bool]) -> str:
+        if cancelled():
+            raise CancelledError
+        options = GenerateOptions(Sampling(temperature=0), self.limit)
+        generation = Generation(self._context, FixedPrompt(prompt), options)
+        for _ in generation:
+            if cancelled():
+                raise CancelledError
+        result = generation.result
+        return _whole_sentences(result.text, ended=result.finish_reason == "stop")
+
+    def _count(self, text: str) -> int:
+        return len(self._model.tokenize(text, special=False))
+
+
+def _said(turns: Sequence[Turn]) -> str:
+    return " ".join(message.content for turn in turns for message in turn)
+
+
+def _whole_sentences(text: str, *, ended: bool) -> str:
+    """Drop sentences that came before, as small models repeat them, and one that is not whole."""
+    found = [match.group() for match in SENTENCE.finditer(text)]
+    if not ended and len(found) > 1 and not found[-1].rstrip().endswith((".", "!", "?", "؟")):
+        found.pop()
+    kept: dict[str, str] = {}
+    for sentence in found:
+        kept.setdefault(" ".join(sentence.lower().split()), sentence)
+    return "".join(kept.values()).strip()
+
+
+def longest_beginning(text: str, most: int, fits: Callable[[str], bool]) -> str:
+    """Give the longest beginning of a text that fits, cut between words where there are any.
+
+    Args:
+        text: it.
+        most: tokens that could fit: no more than 16 characters of each are tried.
+        fits: tells whether a beginning fits.
+    """
+    low, high = 0, min(len(text), 16 * most)
+    if high == len(text) and fits(text):
+        return text
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(text[:middle]):
+            low = middle
+        else:
+            high = middle - 1
+    space = max(text.rfind(sign, low * 3 // 4, low) for sign in " \n") + 1
+    return text[: space or _between_characters(text, low, -1)]
+
+
+def longest_end(text: str, most: int, fits: Callable[[str], bool]) -> str:
+    """Give the longest end of a text that fits, as `longest_beginning` gives the beginning."""
+    low, high = max(0, len(text) - 16 * most), len(text)
+    if not low and fits(text):
+        return text
+    while low < high:
+        middle = (low + high) // 2
+        if fits(text[middle:]):
+            high = middle
+        else:
+            low = middle + 1
+    last = low + (len(text) - low) // 4
+    spaces = [at for sign in " \n" if (at := text.find(sign, low, last)) >= 0]
+    return text[min(spaces) + 1 if spaces else _between_characters(text, low, 1) :]
+
+
+def _between_characters(text: str, at: int, step: int) -> int:
+    """Move a place so that no accent or joiner is parted from its letter."""
+    while 0 < at < len(text) and (
+        unicodedata.combining(text[at]) or text[at] in "\u200c\u200d" or text[at - 1] == "\u200d"
+    ):
+        at += step
+    return at

@@ -1,0 +1,290 @@
+"""Prompts that always leave room for an answer: by a policy, and never without a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from edgellm.backends.base import Context, Model
+from edgellm.errors import ContextOverflowError
+from edgellm.generate.overflow import (
+    ContextChange,
+    ForgottenTurn,
+    Policy,
+    Where,
+    answer_reserve,
+    first_words,
+)
+from edgellm.generate.prompt import chat_tokens
+from edgellm.generate.summary import Summarizer, longest_end
+from edgellm.generate.template import ChatTemplate
+from edgellm.generate.view import View
+
+__all__ = ["ChatPrompt"]
+
+FULL = (
+    "a larger --ctx has more room, and --on-overflow shift or summarize goes on with less; in a "
+    "chat, /clear starts a new conversation"
+)
+TOO_LONG = "shorten it, or give a larger context with --ctx"
+
+
+class ChatPrompt:
+    """A conversation on its way to the model; see `edgellm.generate.engine.Prompt`.
+
+    Attributes:
+        view: what the model sees.
+        changes: what was taken out of it.
+        on_change: is called with each change as it happens, when `view` has changed.
+
+    Raises:
+        ContextOverflowError: no answer fits, and nothing may be left out.
+        TemplateError: the template refuses the messages.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        context: Context,
+        template: ChatTemplate,
+        view: View,
+        *,
+        policy: Policy,
+        max_tokens: int = -1,
+        spoken: Mapping[str, Sequence[int]] | None = None,
+        on_change: Callable[[ContextChange], None] | None = None,
+    ) -> None:
+        self.view = view
+        self.changes: list[ContextChange] = []
+        self.on_change = on_change
+        self._model = model
+        self._template = template
+        self._policy = policy
+        self._spoken = spoken or {}
+        self._size = context.size
+        self._reserve = answer_reserve(context.size, max_tokens)
+        self._summarizer = Summarizer(model, context, self.tokens, max(1, context.size // 8))
+        self._whole = self.tokens(view)
+        if policy == "error" and len(self._whole) >= self._size:
+            raise ContextOverflowError(
+                f"the prompt has {len(self._whole)} tokens and the context holds {self._size}, so "
+                "that no answer fits",
+                hint=FULL,
+            )
+
+    def tokens(self, view: View) -> list[int]:
+        """Render a view.
+
+        Raises:
+            TemplateError: the template refuses it.
+        """
+        messages = view.messages
+        spoken = {
+            index: self._spoken[message.content]
+            for index, message in enumerate(messages)
+            if message.role == "assistant" and message.content in self._spoken
+        }
+        return chat_tokens(self._model, self._template, messages, spoken)
+
+    def begin(self, cancelled: Callable[[], bool]) -> Sequence[int]:
+        """Give the prompt; the oldest turns leave it, then the beginning of the newest text.
+
+        Raises:
+            ContextOverflowError: no answer fits under this policy.
+            CancelledError: `cancelled` gave True.
+        """
+        tokens = self._whole
+        if self._policy == "error":
+            return tokens
+        limit = self._size - self._reserve
+        if len(tokens) > limit:
+            self._check_newest(limit)
+            self._leave_out("before", [], limit, cancelled)
+            tokens = self.tokens(self.view)
+        if len(tokens) > limit:
+            self._shorten_newest(limit, cancelled)
+            tokens = self.tokens(self.view)
+        return tokens
+
+    def make_room(
+        self, held: Sequence[int], written: int, cancelled: Callable[[], bool]
+    ) -> Sequence[int] | None:
+        """Give a prompt of fewer turns with the answer's tokens behind it; None if none is less.
+
+        Raises:
+            CancelledError: `cancelled` gave True.
+        """
+        if self._policy == "error":
+            return None
+        # Nearly all of the window may be the newest question and its answer: a little is enough.
+        limit = self._size - max(2, min(self._reserve, self._size // 16))
+        answer = held[len(held) - written :]
+        if not self._leave_out("within", answer, limit, cancelled):
+            return None
+        return [*self.tokens(self.view), *answer]
+
+    def _leave_out(
+        self, where: Where, written: Sequence[int], limit: int, cancelled: Callable[[], bool]
+    ) -> bool:
+        """Leave the oldest turns out, so that what is left has at most `limit` tokens if it can.
+
+        False if nothing was left out, or, within an answer, if that would not be enough.
+        """
+        view = self.view
+        older = len(view.turns) - 1
+        if not older and view.summary is None:
+            return False
+        before = len(self.tokens(view)) + len(written)
+        # Room for some turns to come, so that not each of them changes the prompt's beginning.
+        target = limit - self._size // 4
+
+        def bare(count: int) -> int:
+            return len(self.tokens(view.without(count))) + len(written)
+
+        if where == "within" and bare(older) > limit:
+            return False
+        failure = None
+        if self._policy == "summarize" and older:
+            around = self._around(view)
+            count = _fewest(bare, older, target - around, limit - around)
+            summary = ""
+            if bare(count) + around <= limit:
+                summary = self._summarizer.recap(view, count, cancelled)
+                failure = None if summary else "the model gave no summary"
+            else:
+                failure = "no summary fits the window"
+            shorter = view.without(count, summary)
+            if summary and len(self.tokens(shorter)) + len(written) <= limit:
+                self._changed(where, view, shorter, before, bare(count), written, count)
+                return True
+            failure = failure or "the summary is too long"
+
+        def kept(count: int) -> int:
+            return len(self.tokens(view.without(count, view.summary))) + len(written)
+
+        count = _fewest(kept, older, target, limit) if older else 0
+        shorter = view.without(count, view.summary)
+        if kept(count) > limit:
+            shorter = view.without(count)
+        left = len(self.tokens(shorter)) + len(written)
+        self._changed(where, view, shorter, before, left, written, count, failure)
+        return True
+
+    def _around(self, view: View) -> int:
+        """Give the most tokens that a summary adds to a prompt, with what stands around it."""
+        empty = view.without(0, summary="")
+        around = len(self.tokens(empty)) - len(self.tokens(view.without(0)))
+        # Of the words that begin it, and of two tokens where it meets the template.
+        return around + self._summarizer.limit + 16
+
+    def _changed(
+        self,
+        where: Where,
+        view: View,
+        shorter: View,
+        before: int,
+        bare: int,
+        written: Sequence[int],
+        count: int,
+        failure: str | None = None,
+    ) -> None:
+        left = len(self.tokens(shorter)) + len(written)
+        turns = tuple(
+            ForgottenTurn(view.forgotten + index + 1, first_words(turn[0].content))
+            for index, turn in enumerate(view.turns[:count])
+        )
+        folded = left != bare
+        self._report(
+            ContextChange(
+                policy="summarize" if folded else "shift",
+                where=where,
+                window=self._size,
+                used_tokens=before,
+                dropped_tokens=before - bare,
+                summary_tokens=left - bare,
+                left_tokens=left,
+                turns=turns,
+                summary=shorter.summary if folded else None,
+                failure=failure,
+            ),
+            shorter,
+        )
+
+    def _check_newest(self, limit: int) -> None:
+        """Make sure that what has to stay fits, before anything is left out.
+
+        Raises:
+            ContextOverflowError: it does not.
+        """
+        view, keep = self.view, self.view.keep
+        text = view.newest
+        least = text[:keep] + text[keep:][-1:]
+        count = len(self.tokens(view.without(len(view.turns) - 1).with_newest(least)))
+        if count > limit:
+            what = "the system prompt and the question" if least == text else "the system prompt"
+            raise ContextOverflowError(
+                f"{what} alone have {count} tokens; with {self._reserve} for an answer they do "
+                f"not fit a context of {self._size}",
+                hint=TOO_LONG,
+            )
+
+    def _shorten_newest(self, limit: int, cancelled: Callable[[], bool]) -> None:
+        """Take away from the newest text what does not fit.
+
+        Raises:
+            CancelledError: `cancelled` gave True.
+        """
+        view = self.view
+        fixed, rest = view.newest[: view.keep], view.newest[view.keep :]
+        before = len(self.tokens(view))
+        bare = len(self.tokens(view.with_newest(fixed)))
+
+        def fits(end: str) -> bool:
+            return len(self.tokens(view.with_newest(fixed + end))) <= limit
+
+        summary, failure = "", None
+        if self._policy == "summarize":
+            room = min(limit - bare, self._size // 2)
+            summary = self._summarizer.digest(rest, room, fixed.strip(), cancelled)
+            if not summary or not fits(summary):
+                summary, failure = "", "the model gave no summary"
+        changed = view.with_newest(fixed + (summary or longest_end(rest, self._size, fits)))
+        left = len(self.tokens(changed))
+        standing = left - bare if summary else 0
+        self._report(
+            ContextChange(
+                policy="summarize" if summary else "shift",
+                where="before",
+                window=self._size,
+                used_tokens=before,
+                dropped_tokens=before - left + standing,
+                summary_tokens=standing,
+                left_tokens=left,
+                summary=summary or None,
+                failure=failure,
+            ),
+            changed,
+        )
+
+    def _report(self, change: ContextChange, view: View) -> None:
+        self.view = view
+        self.changes.append(change)
+        if self.on_change is not None:
+            self.on_change(change)
+
+
+def _fewest(count_of: Callable[[int], int], most: int, target: int, limit: int) -> int:
+    """Give how few of the oldest turns have to go, 1 to `most`, to come down to `target` tokens.
+
+    One older turn stays where at least `limit` is kept by that.
+    """
+    low, high = 1, most
+    while low < high:
+        middle = (low + high) // 2
+        if count_of(middle) <= target:
+            high = middle
+        else:
+            low = middle + 1
+    if low == most > 1 and count_of(most - 1) <= limit:
+        return most - 1
+    # A template may write more for fewer turns.
+    return next((count for count in range(low, most) if count_of(count) <= limit), most)
