@@ -20,7 +20,8 @@ TURNS = st.lists(st.tuples(TEXT, TEXT), max_size=8)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    path = write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf", endless="tuvwxyz", context=2048)
+    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    write_tiny(path, endless="tuvwxyz", context=2048)
     with load(path, threads=1) as loaded:
         yield loaded
 
