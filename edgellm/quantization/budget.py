@@ -8,7 +8,7 @@ tensor data with its padding, as it lies in the file; what else the file holds i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from edgellm_quant.allocate import Allocation, Option, allocate, padded_bytes, s
 from edgellm_quant.candidates import Effort, candidates, mlx_candidates
 from edgellm_quant.distortion import Encode, round_values, sampled_errors, sampled_rows
 from edgellm_quant.errors import BudgetError, QuantError
-from edgellm_quant.facts import ModelFacts, TensorFacts, is_quantizable, layer_of
+from edgellm_quant.facts import ModelFacts, TensorFacts, is_quantizable
 from edgellm_quant.formats import FORMATS, Format, get_format
 from edgellm_quant.recipes import BITS, RECIPES, choose_types
 from edgellm_quant.statistics import TensorStatistics
@@ -200,15 +200,16 @@ def measured_in(losses: Losses, klds: Mapping[str, Mapping[Format, float]]) -> L
     )
 
 
-def compensated(losses: Losses, share: float) -> Losses:
-    """Give losses where error compensation leaves a share of those of all layers.
+def compensated(losses: Losses, share: float, names: Collection[str]) -> Losses:
+    """Give losses where error compensation leaves a share of those of some tensors.
 
     Args:
         losses: of rounding with importance.
-        share: what is left, from 0 to 1; tensors outside the layers have no compensation.
+        share: what is left, from 0 to 1.
+        names: the tensors whose inputs are known.
     """
     errors = {
-        name: {fmt: error * (share if layer_of(name) >= 0 else 1.0) for fmt, error in each.items()}
+        name: {fmt: error * (share if name in names else 1.0) for fmt, error in each.items()}
         for name, each in losses.errors.items()
     }
     return replace(losses, errors=errors)

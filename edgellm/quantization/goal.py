@@ -19,8 +19,7 @@ DEFAULT_CONTEXT = 4096
 # What sensitivities are measured on: 1,024 scored tokens in chunks of 512.
 SENSITIVITY_CHUNKS = 4
 # What gptq leaves of the divergence that rounding with importance has, where there is a Hessian: in
-# one format for all of SmolLM2's layers 0.55 (IQ4_NL), 0.41 (Q4_0), 0.44 (Q5_0). A tied embedding
-# has none, so that bits are better spent there than losses of rounding would say.
+# one format for all of SmolLM2's layers 0.55 (IQ4_NL), 0.41 (Q4_0), 0.44 (Q5_0).
 COMPENSATED = 0.5
 
 Progress = Callable[[str, float, float], None]
@@ -133,7 +132,9 @@ class Allocator:
                 cancelled=cancelled,
             )
             losses = measured_in(losses, klds)
-        self.losses: Losses = compensated(losses, COMPENSATED) if method == "gptq" else losses
+        self.losses: Losses = losses
+        if method == "gptq":
+            self.losses = compensated(losses, COMPENSATED, statistics.keys())
         self.overhead = overhead
         self.mlx = mlx
         self.limit = 0

@@ -45,10 +45,14 @@ __all__ = [
     "Measured",
     "alphas_of",
     "default_alphas",
+    "divergences",
     "groups_of",
     "measure",
     "measure_formats",
+    "references",
 ]
+
+Pairs = Sequence[tuple[Sequence[int], NDArray[np.float32]]]
 
 # Reference logits that are kept, in bytes: longer texts are cut.
 LOGITS_BYTES = 256 << 20
@@ -251,7 +255,7 @@ def measure_formats(
             SwapModel(model, max(map(len, chunks)), threads=threads, cancelled=cancelled)
         ) as swapped,
     ):
-        pairs = _references(swapped, chunks)
+        pairs = references(swapped, chunks)
         for name, each in formats.items():
             for fmt in each:
                 if progress is not None:
@@ -264,10 +268,8 @@ def measure_formats(
     return found
 
 
-def _references(
-    swapped: SwapModel, chunks: Sequence[Sequence[int]]
-) -> list[tuple[Sequence[int], NDArray[np.float32]]]:
-    """Give as many chunks as keep their logits in 256 MiB, with these."""
+def references(swapped: SwapModel, chunks: Sequence[Sequence[int]]) -> Pairs:
+    """Give as many chunks as keep their logits in 256 MiB, with these: of their second halves."""
     each = 4 * swapped.vocabulary * (len(chunks[0]) - len(chunks[0]) // 2)
     chunks = chunks[: max(1, LOGITS_BYTES // each)]
     return [(chunk, np.array(swapped.logits(chunk, len(chunk) // 2))) for chunk in chunks]
@@ -282,7 +284,7 @@ def _measure(
     threads: int | None,
     progress: Progress | None,
 ) -> tuple[Measured, ...]:
-    pairs = _references(swapped, chunks)
+    pairs = references(swapped, chunks)
     found = []
     for number, group in enumerate(groups):
         if progress is not None:
@@ -306,7 +308,7 @@ def _changed(
     swapped: SwapModel,
     names: Sequence[str],
     statistics: Mapping[str, TensorStatistics],
-    pairs: Sequence[tuple[Sequence[int], NDArray[np.float32]]],
+    pairs: Pairs,
     coarse: Format,
     threads: int | None,
 ) -> tuple[tuple[float, ...], NDArray[np.float32]]:
@@ -324,18 +326,33 @@ def _changed(
             changed, lost = _coarse(checkpoint, name, statistics.get(name), coarse, threads)
             swapped.write(name, changed)
             errors.append(lost)
-        values = np.concatenate(
-            [
-                _divergence(before, swapped.logits(chunk, len(chunk) // 2), chunk, threads)
-                for chunk, before in pairs
-            ]
-        )
+        values = divergences(swapped, pairs, threads)
     finally:
         for name in names:
             swapped.write(name, checkpoint.raw(name))
+    return tuple(errors), values
+
+
+def divergences(swapped: SwapModel, pairs: Pairs, threads: int | None) -> NDArray[np.float32]:
+    """Give the KL divergence of a changed model at each token, in nats.
+
+    Args:
+        swapped: the model, with other weights than when `references` were taken.
+        pairs: the references.
+        threads: cores to use; None for all.
+
+    Raises:
+        BackendError: logits that are not finite.
+    """
+    values = np.concatenate(
+        [
+            _divergence(before, swapped.logits(chunk, len(chunk) // 2), chunk, threads)
+            for chunk, before in pairs
+        ]
+    )
     if not np.isfinite(values).all():
         raise BackendError(f"{swapped.path}: logits that are not finite")
-    return tuple(errors), values
+    return values
 
 
 def _divergence(

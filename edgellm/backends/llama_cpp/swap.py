@@ -68,6 +68,8 @@ class SwapModel:
         self._context: Any = None
         self._addresses: dict[str, int] = {}
         self._looking = True
+        self._moved: tuple[str, NDArray[np.float32]] | None = None
+        self._tokens: Sequence[int] = ()
         self._callback = native.ggml_backend_sched_eval_callback(self._called)
         try:
             self._load(threads or default_threads())
@@ -110,6 +112,17 @@ class SwapModel:
             raise BackendError(f"{self.path}: nothing is computed with {name!r}")
         Tensor(self._addresses[name]).write(blocks)
 
+    def move_rows(self, name: str, moves: NDArray[np.float32] | None) -> None:
+        """Let rows that are looked up in a weight come out moved; None takes that back.
+
+        What multiplies with the same weight sees nothing of it.
+
+        Args:
+            name: of the weight.
+            moves: float32 (rows, columns), what is added to each row.
+        """
+        self._moved = None if moves is None else (name, moves)
+
     def logits(self, tokens: Sequence[int], begin: int) -> NDArray[np.float32]:
         """Evaluate a text from its start and give the logits after each token from `begin` on.
 
@@ -124,6 +137,7 @@ class SwapModel:
             raise CancelledError
         native, count = self._native, len(tokens)
         native.llama_memory_clear(native.llama_get_memory(self._context), True)
+        self._tokens = tokens
         batch = marked_batch(tokens, [at >= begin for at in range(count)])
         log.clear()
         with noted_interrupt():
@@ -132,14 +146,24 @@ class SwapModel:
         found = native.llama_get_logits(self._context)
         return np.ctypeslib.as_array(found, (count - begin, self.vocabulary))
 
-    def _called(self, address: int, _ask: bool, _data: object) -> bool:
+    def _called(self, address: int, ask: bool, _data: object) -> bool:
+        """See a node before (`ask`) or after it is computed; True wants it, or goes on."""
+        node = Tensor(address)
         if self._looking:
-            node = Tensor(address)
             for index in range(SOURCES_READ):
                 source = node.source(index)
                 if source is not None and source.op == "NONE" and source.name.endswith(".weight"):
                     self._addresses[source.name] = source.address
-        return False
+        if self._moved is None or node.op != "GET_ROWS":
+            return not ask
+        name, moves = self._moved
+        table = node.source(0)
+        if table is None or table.name != name:
+            return not ask
+        if not ask:
+            rows = node.read()  # (1, 1, tokens, columns), in place: weights are in host memory
+            rows += moves[list(self._tokens)]
+        return True
 
     def close(self) -> None:
         """Free the memory; closing twice does nothing."""

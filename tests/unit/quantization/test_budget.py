@@ -62,8 +62,8 @@ def test_bytes_go_where_they_save_most() -> None:
     assert not found.notes
 
 
-def test_compensation_counts_in_layers_and_a_measurement_as_it_is() -> None:
-    found = compensated(LOSSES, 0.5)
+def test_compensation_counts_where_inputs_are_known_and_a_measurement_as_it_is() -> None:
+    found = compensated(LOSSES, 0.5, ["blk.0.ffn_down.weight"])
     assert found.errors["blk.0.ffn_down.weight"] == {
         Q["Q4_0"]: 0.005,
         Q["Q5_0"]: 0.001,
