@@ -11,12 +11,21 @@ from typing import Any
 from edgellm_converters.errors import ConfigError
 from edgellm_converters.tokenizers.vocabulary import SPACE, TokenType, check_unique
 
-__all__ = ["BYTE", "FILLER_SCORE", "Added", "Parts", "fill", "note_flags", "read_added"]
+__all__ = [
+    "BYTE",
+    "FILLER_SCORE",
+    "SEEMS_SPECIAL",
+    "Added",
+    "Parts",
+    "fill",
+    "note_flags",
+    "read_added",
+]
 
 FILLER_SCORE = -10000.0  # what llama.cpp's converter gives to ids without a token
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 # Added tokens that their makers did not mark as special though they are.
-_SEEMS_SPECIAL = re.compile(
+SEEMS_SPECIAL = re.compile(
     r"<pad>|<mask>|<2mass>|\[@BOS@\]|<\|.*\|>|<｜.*｜>|<unused.*>", re.DOTALL
 )
 
@@ -105,7 +114,7 @@ def fill(parts: Parts, *, unknown: int | None, spaces: bool) -> tuple[list[str],
             )
         # llama.cpp looks for added tokens in the text as it was typed.
         tokens[index] = token.content
-        if token.special or _SEEMS_SPECIAL.fullmatch(token.content):
+        if token.special or SEEMS_SPECIAL.fullmatch(token.content):
             types[index] = int(TokenType.CONTROL)
         else:
             types[index] = int(TokenType.USER_DEFINED)

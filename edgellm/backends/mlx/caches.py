@@ -186,8 +186,9 @@ class Caches:
         try:
             self._model(self._native.core.array([[0]]), cache=layers)
         except Exception as error:  # whatever a model cannot do with such a cache
+            why = sentence(error) if self._cache_type not in BITS else "its attention reads no such"
             raise BackendError(
-                f"this model cannot keep its cache as {self._cache_type}: {sentence(error)}"
+                f"MLX's cache of this model cannot be kept as {self._cache_type}: {why}"
             ) from error
 
     def _group_for(self, layers: list[Any]) -> int:
@@ -205,8 +206,8 @@ class Caches:
                 return group
         found = ", ".join(map(str, sorted(sizes)))
         raise BackendError(
-            f"this model cannot keep its cache as {self._cache_type}: its heads have {found} "
-            f"numbers, and MLX quantizes groups of {GROUPS[-1]}"
+            f"MLX's cache of this model cannot be kept as {self._cache_type}: its heads have "
+            f"{found} numbers, and groups of {GROUPS[-1]} are quantized"
         )
 
     @staticmethod

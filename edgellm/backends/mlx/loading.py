@@ -68,7 +68,10 @@ def load(path: Path, cancelled: Callable[[], bool], *, exact: bool = False) -> L
         # Nothing is computed: an array that was not asked for has a shape already.
         width = int(model(mx.array([[0]])).shape[-1])
     except Exception as error:  # whatever a file leads that library to
-        raise BackendError(f"{path}: mlx-lm cannot load it: {sentence(error)}") from error
+        raise BackendError(
+            f"{path}: mlx-lm cannot load it: {sentence(error)}",
+            hint="it may load in MLX's own form: edgellm convert FOLDER --to mlx -o OUT",
+        ) from error
     arrays = [array for _, array in native.tree.tree_flatten(model.parameters())]
     check_memory(f"{path}: the weights", sum(array.nbytes for array in arrays))
     for array in arrays:

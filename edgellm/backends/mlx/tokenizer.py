@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 from edgellm.backends.mlx.library import library, sentence
 from edgellm.errors import BackendError, UsageError
 from edgellm_converters.jsonfile import read_object
+from edgellm_converters.tokenizers.parts import SEEMS_SPECIAL
 
 __all__ = ["FolderTokenizer"]
 
@@ -43,14 +45,19 @@ class FolderTokenizer:
 
     def __init__(self, folder: Path) -> None:
         library()  # keeps transformers quiet
-        from transformers import AutoTokenizer
+        import transformers
 
         self.path = folder
+        # A tokenizer.json says all. Other files are read by what the model's class makes of them.
+        whole = (folder / "tokenizer.json").is_file()
+        kind = transformers.PreTrainedTokenizerFast if whole else transformers.AutoTokenizer
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
-            )
-            # Its steps back to text, and whether it works on bytes.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._tokenizer: Any = kind.from_pretrained(
+                    str(folder), local_files_only=True, trust_remote_code=False
+                )
+            # Its steps back to text.
             decoder = self._tokenizer.backend_tokenizer.decoder
             steps = {} if decoder is None else json.loads(decoder.__getstate__())
         except Exception as error:  # whatever a file leads that library to
@@ -60,22 +67,24 @@ class FolderTokenizer:
         self._steps = frozenset(
             str(step.get("type")) for step in steps.get("decoders", [steps]) if step
         )
-        self._added = {
-            token: added.content for token, added in self._tokenizer.added_tokens_decoder.items()
-        }
-        ids = {name: self._tokenizer.convert_tokens_to_ids(name) for name in ENDERS | SHOWN}
-        unknown = self._tokenizer.unk_token_id
-        there = {name: token for name, token in ids.items() if token not in (None, unknown)}
+        added = self._tokenizer.added_tokens_decoder
+        self._added: dict[int, str] = {token: entry.content for token, entry in added.items()}
+        there = {name: token for name in ENDERS | SHOWN if (token := self._find(name)) is not None}
         inner = {names[-1] for names in INNER if all(name in there for name in names)}
         self._control = {
-            token: added.content
-            for token, added in self._tokenizer.added_tokens_decoder.items()
-            if added.special and added.content not in SHOWN | inner
+            token: text
+            for token, text in self._added.items()
+            if (added[token].special or SEEMS_SPECIAL.fullmatch(text)) and text not in SHOWN | inner
         }
         named = {token: name for name, token in there.items() if name in ENDERS - inner}
         self._control |= named
         self.enders = frozenset((*named, *self._configured_enders()))
         self.suppressed = self._numbers("generation_config.json", "suppress_tokens")
+
+    def _find(self, name: str) -> int | None:
+        """Give the token of this name; None if there is none."""
+        token = self._tokenizer.convert_tokens_to_ids(name)
+        return token if token is not None and self.token_text(token) == name else None
 
     def _configured_enders(self) -> list[int]:
         """The ends that the folder's files name."""
