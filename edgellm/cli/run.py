@@ -20,6 +20,7 @@ from edgellm.cli.generation import (
     write_answer,
 )
 from edgellm.cli.options import json_option, option
+from edgellm.cli.pull import offer_to_pull
 
 if TYPE_CHECKING:
     from edgellm.api.chat import LoadedModel
@@ -115,6 +116,7 @@ def answer(
     """Load the model, answer once and give the exit status."""
     options = generate_options(values)
     prepare_stdout()
+    offer_to_pull(model)
     with cancel_on_interrupt() as cancel, load_model(model, values, cancel.is_set) as loaded:
         generation = _begin(loaded, text, piped, values, options, raw, cancel)
         result = write_answer(loaded, generation, as_json=as_json)

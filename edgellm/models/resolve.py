@@ -1,7 +1,8 @@
 """From what a person types for a model to the path of its file.
 
-A reference is a path, a name in the store, or a built-in name; without one the default model
-applies. This module is imported by every command, so it imports nothing heavy.
+A reference is a path, a name in the store (such as `user/repo:TYPE`), or a built-in name; without
+one the default model applies. Nothing is fetched here, so it needs no network. This module is
+imported by every command, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -12,39 +13,41 @@ import re
 import stat
 from pathlib import Path
 
-from edgellm.errors import NotFoundError
+from edgellm.errors import NotFoundError, UsageError
 from edgellm.models import store
 from edgellm.models.catalogue import CATALOGUE, DEFAULT_MODEL
+from edgellm.models.reference import parse_hub_reference
 
 __all__ = ["is_model_reference", "resolve"]
 
-_HUB_REFERENCE = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
-_ADDRESS = re.compile(r"[a-z]+://|(?:hf\.co|huggingface\.co)/", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z]+://", re.IGNORECASE)
 _MAGIC = b"GGUF"
 
 
 def resolve(reference: str | None = None, *, folders: bool = False) -> Path:
     """Find the model that `reference` means; None means the default model.
 
-    A bare word is looked up in the store first and in the current folder after that, so that a
-    file that happens to lie there cannot take the place of a model; anything with a `/` is a path.
+    A bare word and `user/repo[:TYPE]` are looked up in the store first and in the current folder
+    after that, so that a file that happens to lie there cannot take the place of a model; `./` in
+    front makes either a path.
 
     Args:
-        reference: a path, a name in the store (with or without `.gguf`), or a built-in name.
+        reference: a path, a name in the store (with or without `.gguf`), an address of a model on
+            the Hugging Face hub that is in the store, or a built-in name.
         folders: accept any folder, and not only one with a config.json (Hugging Face, MLX).
 
     Raises:
         NotFoundError: there is no such model; its hint says what to do about it.
+        UsageError: it means several models of the store.
     """
     text = DEFAULT_MODEL if reference is None else reference
     if not text.strip():
         raise NotFoundError("the name of the model is empty", hint="see: edgellm list")
-    if not _has_separator(text):
+    stored = None
+    if not _has_separator(text) or parse_hub_reference(text):
         stored = store.find(text)
-        if stored:
-            return stored.path
-    path = Path(text)
-    if text.startswith("~"):
+    path = stored.path if stored else Path(text)
+    if stored is None and text.startswith("~"):
         path = Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser fails on unknown users
     mode = _mode(path)
     if mode is None:
@@ -67,7 +70,7 @@ def is_model_reference(text: str) -> bool:
     """
     if not text or "\n" in text or len(text) > 4096:
         return False
-    if store.find(text) or text.casefold() in CATALOGUE:
+    if _in_store(text) or text.casefold() in CATALOGUE:
         return True
     if _is_gguf(Path(text)) or _is_checkpoint(Path(text)):
         return True
@@ -79,7 +82,14 @@ def is_model_reference(text: str) -> bool:
         return True
     # "hello" and "TCP/IP" are prompts; "smollm2", "gemma3-270" and "user/repo-1B" want a hint
     like_a_name = bool(re.search(r"[\d-]", text))
-    return like_a_name and bool(_HUB_REFERENCE.fullmatch(text) or _near(text))
+    return like_a_name and bool(parse_hub_reference(text) or _near(text))
+
+
+def _in_store(text: str) -> bool:
+    try:
+        return store.find(text) is not None
+    except UsageError:  # it means several
+        return True
 
 
 def _not_found(text: str, path: Path, *, folders: bool) -> NotFoundError:
@@ -91,21 +101,22 @@ def _not_found(text: str, path: Path, *, folders: bool) -> NotFoundError:
     near = _near(text)
     if near:
         return NotFoundError(f"no model {text}", hint=f"did you mean {near[0]}?")
-    if _ADDRESS.match(text):
+    reference = parse_hub_reference(text)
+    if reference is None and _ADDRESS.match(text):
         return NotFoundError(
-            f"no file {text}, and fetching models from an address is not supported yet",
+            f"no file {text}, and this is no address of a model on the Hugging Face hub",
             hint="download the GGUF file and give its path",
         )
-    if text.lower().endswith(store.SUFFIX) or not _HUB_REFERENCE.fullmatch(text):
-        if _has_separator(text):
-            what = "file or folder" if folders else "file"
-            return NotFoundError(f"no {what} {text}", hint=_nearest_path(path))
-        what = "model, file or folder" if folders else "model or file"
-        return NotFoundError(f"no {what} {text}", hint="see what is there: edgellm list")
-    return NotFoundError(
-        f"no file {text}, and fetching models from a hub by user/repo is not supported yet",
-        hint="download the GGUF file and give its path, or: edgellm list",
-    )
+    if reference is not None:
+        return NotFoundError(
+            f"no file {text}, and the model {reference} is not in the store",
+            hint=f"if it is one of the Hugging Face hub: edgellm pull {text}",
+        )
+    if _has_separator(text):
+        what = "file or folder" if folders else "file"
+        return NotFoundError(f"no {what} {text}", hint=_nearest_path(path))
+    what = "model, file or folder" if folders else "model or file"
+    return NotFoundError(f"no {what} {text}", hint="see what is there: edgellm list")
 
 
 def _nearest_path(path: Path) -> str | None:

@@ -64,6 +64,7 @@ def test_models_as_json(capsys: pytest.CaptureFixture[str]) -> None:
         "bytes": (store.models_dir() / "mine.gguf").stat().st_size,
         "title": "Mine",
         "licence": "mit",
+        "source": "file",
         "architecture": "llama",
         "type": "F32",  # most of its bytes; general.file_type is not there
         "parameters": 8 * 64 + 2 * 64,
@@ -83,7 +84,7 @@ def test_models_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "\x1b" not in out
     lines = out.splitlines()
-    assert lines[0].split() == ["NAME", "SIZE", "TYPE", "WEIGHTS", "TITLE"]
+    assert lines[0].split() == ["NAME", "SIZE", "TYPE", "WEIGHTS", "SOURCE", "TITLE"]
     assert lines[1].startswith("broken\\x1b")
     assert "unreadable: " in lines[1]
     assert lines[2].split() == [
@@ -92,6 +93,7 @@ def test_models_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         *lines[2].split()[2:4],
         "F32",
         "640",
+        "file",
         "x\\x1b[2J\\ny",
     ]
 
@@ -122,6 +124,8 @@ def test_pull_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
             "sha256": catalogue_model().sha256,
             "licence": "MIT",
             "already": already,
+            "repo": None,
+            "revision": None,
         }
 
 
