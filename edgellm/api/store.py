@@ -209,8 +209,14 @@ def verify_models(
     """Hash the files of models (by default of all) and compare with what the manifests say.
 
     Raises:
-        NotFoundError, UsageError: as `find_models`.
+        NotFoundError, UsageError: as `find_models`; also for a file outside of the store.
     """
+    for name in names:
+        if store.find(name) is None and Path(name).exists():
+            raise UsageError(
+                f"{name} is not in the store, so that nobody knows what its sha256 should be",
+                hint=f"a receipt in it is checked by: edgellm verify {name} --receipt",
+            )
     report = progress or (lambda _what, _done, _total: None)
     chosen = find_models(names) if names else store.stored_models()
     return [_verify(model, report) for model in chosen if isinstance(model, store.StoredModel)]

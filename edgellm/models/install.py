@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgellm.device.memory import folder_metadata
 from edgellm.errors import FetchError
 from edgellm.models import hub, store
 from edgellm.models.choice import Candidate, choose
@@ -29,7 +30,7 @@ from edgellm.models.download import (
 )
 from edgellm.models.hub import RemoteFile, Repository
 from edgellm.models.hub_cache import cached_file, cached_repository
-from edgellm.models.needs import Needs, memory_needs, require_space
+from edgellm.models.needs import MemoryNeeds, memory_needs, require_space
 from edgellm.models.reference import HubReference
 from edgellm_converters.checkpoints.gguf_header import MAX_HEADER_BYTES, GGUFHeader
 from edgellm_converters.errors import ConvertersError, CorruptFileError
@@ -58,7 +59,7 @@ class Plan:
     repository: Repository
     candidate: Candidate
     to_fetch: int
-    needs: Needs | None
+    needs: MemoryNeeds | None
     already: bool
 
     @property
@@ -213,7 +214,7 @@ class Place:
             return download(self.repository, file, target, report)
         return digest
 
-    def needs(self, report: Progress) -> Needs | None:
+    def needs(self, report: Progress) -> MemoryNeeds | None:
         """Estimate what the model takes in memory, by its header or config.json."""
         weights = self.candidate.bytes
         if self.candidate.kind == "folder":
@@ -221,7 +222,7 @@ class Place:
             if config.size > MAX_BYTES:
                 raise FetchError(f"config.json of {self.repository.repo} has {config.size} bytes")
             self.bring(config, report)
-            return memory_needs(read_object(self.target(config)), weights, folder=True)
+            return memory_needs(folder_metadata(read_object(self.target(config))), weights)
         header = self._header(self.candidate.files[0], report)
         return memory_needs(header.metadata, weights)
 

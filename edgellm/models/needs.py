@@ -7,28 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgellm.device.memory import (
-    Runtime,
-    cache_bytes,
-    cached_layers,
-    compute_bytes,
-    folder_layers,
-    process_bytes,
-)
+from edgellm.device import fit
+from edgellm.device.memory import Runtime
 from edgellm.device.profiles import THIS, get_profile
 from edgellm.errors import BackendError, DoesNotFitError
 
-__all__ = ["Needs", "free_bytes", "memory_needs", "require_space"]
+__all__ = ["MemoryNeeds", "free_bytes", "memory_needs", "require_space"]
 
-CONTEXT = 4096  # as `run` and `chat` take it, unless the model was trained on less
 # What other programs may need while a download runs.
 SPARE = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
-    """Memory in bytes that the model takes at `context` tokens, and what this device leaves to it.
+class MemoryNeeds:
+    """Memory in bytes that a model takes at `context` tokens, and what this device leaves to it.
 
+    `context` is the largest that fits, up to the usual one of `chat`; the least, where none does.
     `available` is None where the system does not say.
     """
 
@@ -42,30 +36,21 @@ class Needs:
         return self.available is None or self.memory <= self.available
 
 
-def memory_needs(
-    metadata: Mapping[str, object], weights: int, *, folder: bool = False
-) -> Needs | None:
-    """Estimate the memory from a GGUF file's metadata, or a folder's config.json.
-
-    None where they do not tell.
-    """
-    trained = metadata.get(
-        "max_position_embeddings"
-        if folder
-        else f"{metadata.get('general.architecture')}.context_length"
-    )
-    context = min(CONTEXT, trained) if type(trained) is int and trained > 0 else CONTEXT
-    runtime = Runtime(context)
-    layers = folder_layers(metadata) if folder else cached_layers(metadata)
-    if layers is None:
-        return None
-    compute = 0 if folder else compute_bytes(metadata, runtime) or 0
-    total = weights + cache_bytes(layers, runtime) + compute + process_bytes(metadata)
+def memory_needs(metadata: Mapping[str, object], weights: int) -> MemoryNeeds | None:
+    """Estimate the memory from metadata as of a GGUF file; None where they do not tell."""
+    needs = fit.Needs(metadata, {"weights": weights})
     try:
         available = get_profile(THIS).available
     except BackendError:
         available = None
-    return Needs(context, total, available)
+    usual = min(needs.trained_context or fit.DEFAULT_CONTEXT, fit.DEFAULT_CONTEXT)
+    try:
+        choice = fit.choose_context(needs, weights * 1000 if available is None else available)
+        context, demand = choice.context, choice.demand
+    except DoesNotFitError:
+        context = min(fit.SMALLEST_CONTEXT, usual)
+        demand = needs.demand(Runtime(context))
+    return None if demand is None else MemoryNeeds(context, demand.total, available)
 
 
 def free_bytes(folder: Path) -> int:

@@ -421,9 +421,7 @@ def test_a_folder_of_mlx(hub: Hub) -> None:
         "config.json", "model.safetensors", "tokenizer.json",
     ]  # fmt: skip
     assert (done.path / "model.safetensors").read_bytes() == b"x" * 1000
-    assert resolve("tiny-4bit", folders=True) == done.path
-    with pytest.raises(NotFoundError, match="is a folder"):
-        resolve("tiny-4bit")
+    assert resolve("tiny-4bit") == done.path
     lines = "".join(
         f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n"
         for name in ("config.json", "model.safetensors", "tokenizer.json")
