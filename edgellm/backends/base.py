@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -29,6 +29,7 @@ __all__ = [
     "Backend",
     "CancelledError",
     "Context",
+    "Embedder",
     "LoadOptions",
     "Model",
     "Sampling",
@@ -248,10 +249,11 @@ class Tokenizer(Protocol):
     def eos_text(self) -> str:
         """The text of the end-of-sequence token; empty if there is none."""
 
-    def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Give the tokens of a text, without adding any.
+    def tokenize(self, text: str, *, special: bool, ends: bool = False) -> list[int]:
+        """Give the tokens of a text, without adding any unless `ends` asks for it.
 
-        With `special`, the text of a control token becomes that token; without, it is text.
+        With `special`, the text of a control token becomes that token; without, it is text. With
+        `ends`, the tokens are around it that the model has around a whole text.
 
         Raises:
             UsageError: the text has no UTF-8 form (lone surrogates).
@@ -262,6 +264,12 @@ class Tokenizer(Protocol):
 
     def token_text(self, token: int) -> str:
         """Give a token as the vocabulary writes it: with its sign for a space, or in hex."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """Give what a token stands for in a text, of a control token its text.
+
+        It may be a part of a UTF-8 character.
+        """
 
 
 class Model(Tokenizer, Protocol):
@@ -323,6 +331,43 @@ class Scorer(Protocol):
         Raises:
             CancelledError: `cancelled` gave True.
             BackendError: the backend failed.
+        """
+
+    def close(self) -> None:
+        """Free the memory; closing twice does nothing."""
+
+
+class Embedder(Protocol):
+    """A loaded model that gives vectors of texts.
+
+    Attributes:
+        path: the model's file.
+        dimension: the numbers of a vector.
+        max_tokens: the longest text that it can read, the tokens around it included.
+        pooling: how the vectors of tokens become one of the text: mean, cls (the first) or last.
+    """
+
+    path: Path
+    dimension: int
+    max_tokens: int
+    pooling: str
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its vocabulary."""
+
+    def embed(
+        self, texts: Sequence[Sequence[int]], cancelled: Callable[[], bool]
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """Evaluate texts, given as the tokens of each, as many at a time as suit the backend.
+
+        Gives the vectors of the next texts, in order: float32 (some texts, dimension), of any
+        length.
+
+        Raises:
+            CancelledError: `cancelled` gave True.
+            DoesNotFitError: there is not enough memory for the longest one.
+            BackendError: the backend failed, or a text has no tokens or more than `max_tokens`.
         """
 
     def close(self) -> None:

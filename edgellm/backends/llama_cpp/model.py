@@ -6,7 +6,7 @@ import ctypes
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgellm.backends.base import LoadOptions
 from edgellm.backends.llama_cpp.calls import load_model
@@ -15,7 +15,7 @@ from edgellm.backends.llama_cpp.library import CLOSED, library
 from edgellm.device.cpu import default_threads
 from edgellm.errors import BackendError, UsageError
 
-__all__ = ["LlamaCppModel"]
+__all__ = ["ENCODERS", "LlamaCppModel", "Purpose"]
 
 CONTROL = 1 << 3  # llama_token_attr
 UNKNOWN = 1 << 0
@@ -25,11 +25,24 @@ ENCODERS = ("gemma-embedding",)
 COMPOSING = frozenset({"qwen2"})  # pre-tokenizers of models that compose their texts (NFC)
 METADATA_LIMIT = 4096  # bytes of one metadata value that is read here
 
+# What a model is loaded for: to write, to give vectors of texts, or its tokens alone.
+Purpose = Literal["text", "vectors", "tokens"]
+
 
 class LlamaCppModel:
-    """See `edgellm.backends.base.Model`."""
+    """See `edgellm.backends.base.Model`.
 
-    def __init__(self, path: Path, options: LoadOptions, cancelled: Callable[[], bool]) -> None:
+    Loaded for "tokens" it is a tokenizer alone: no weights are read. Only one that is loaded for
+    "text" is known to write.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        options: LoadOptions,
+        cancelled: Callable[[], bool],
+        purpose: Purpose = "text",
+    ) -> None:
         native = self.native = library()
         self.path = path
         self.threads = options.threads or default_threads()
@@ -37,36 +50,46 @@ class LlamaCppModel:
         # token -> its bytes, None for a token that ends the text; filled as tokens are met.
         self.pieces: dict[int, bytes | None] = {}
         params = native.llama_model_default_params()
+        params.vocab_only = purpose == "tokens"
         if options.gpu_layers is not None:
             params.n_gpu_layers = options.gpu_layers
         self.handle = load_model(path, params, cancelled)
+        self.vocab = native.llama_model_get_vocab(self.handle)
         try:
-            self._refuse_other_kinds()
+            if native.llama_vocab_type(self.vocab) == NO_VOCABULARY:
+                raise BackendError(f"{self.path}: the file holds no tokenizer")
+            if purpose == "text":
+                self._refuse_other_kinds()
         except BaseException:
             self.close()
             raise
-        self.vocab = native.llama_model_get_vocab(self.handle)
         # llama.cpp leaves the normalizer of such models out; a Persian text may hold letters in two
         # characters that the model knows as one.
         self._composes = self.metadata("tokenizer.ggml.pre") in COMPOSING
 
     def _refuse_other_kinds(self) -> None:
         """Refuse models that hold no decoder for text: sampling from them would abort."""
-        native = self.native
-        kind = self.metadata("general.architecture") or "unknown"
-        if (
-            not native.llama_model_has_decoder(self.handle)
-            or self.metadata(f"{kind}.attention.causal") == "false"
-            or kind in ENCODERS
-        ):
-            raise BackendError(f"{self.path}: {kind} is an encoder, which writes no text")
+        native, kind = self.native, self.architecture
+        if not native.llama_model_has_decoder(self.handle) or not self.causal:
+            raise BackendError(
+                f"{self.path}: {kind} is an encoder, which writes no text",
+                hint="it gives vectors of texts: edgellm embed, edgellm.load_embedder()",
+            )
         if native.llama_model_has_encoder(self.handle):
             raise BackendError(f"{self.path}: {kind} models with an encoder cannot be run yet")
         if native.llama_model_is_diffusion(self.handle):
             raise BackendError(f"{self.path}: {kind} is a diffusion model, which cannot be run yet")
-        vocab = native.llama_model_get_vocab(self.handle)
-        if native.llama_vocab_type(vocab) == NO_VOCABULARY:
-            raise BackendError(f"{self.path}: the file holds no tokenizer")
+
+    @property
+    def architecture(self) -> str:
+        """Its architecture's name."""
+        return self.metadata("general.architecture") or "unknown"
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only those before it."""
+        kind = self.architecture
+        return self.metadata(f"{kind}.attention.causal") != "false" and kind not in ENCODERS
 
     @property
     def description(self) -> str:
@@ -120,8 +143,8 @@ class LlamaCppModel:
         size = self.native.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace") if size >= 0 else None
 
-    def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Give the tokens of a text; see `edgellm.backends.base.Model.tokenize`."""
+    def tokenize(self, text: str, *, special: bool, ends: bool = False) -> list[int]:
+        """Give the tokens of a text; see `edgellm.backends.base.Tokenizer.tokenize`."""
         if self._composes:
             text = unicodedata.normalize("NFC", text)
         try:
@@ -132,7 +155,7 @@ class LlamaCppModel:
         while True:
             tokens = (ctypes.c_int32 * room)()
             count = self.native.llama_tokenize(
-                self.vocab, raw, len(raw), tokens, room, False, special
+                self.vocab, raw, len(raw), tokens, room, ends, special
             )
             if count >= 0:
                 return tokens[:count]
@@ -157,16 +180,22 @@ class LlamaCppModel:
         """Give the bytes of a token and remember them; None for one that ends the text."""
         found: bytes | None = None
         if not self.native.llama_vocab_is_eog(self.vocab, token):
-            room = 64
-            while True:
-                buffer = ctypes.create_string_buffer(room)
-                size = self.native.llama_token_to_piece(self.vocab, token, buffer, room, 0, False)
-                if size >= 0:
-                    found = buffer.raw[:size]
-                    break
-                room = -size
+            found = self._bytes(token, special=False)
         self.pieces[token] = found
         return found
+
+    def token_bytes(self, token: int) -> bytes:
+        """Give the bytes of a token; see `edgellm.backends.base.Tokenizer.token_bytes`."""
+        return self._bytes(token, special=True)
+
+    def _bytes(self, token: int, *, special: bool) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            size = self.native.llama_token_to_piece(self.vocab, token, buffer, room, 0, special)
+            if size >= 0:
+                return buffer.raw[:size]
+            room = -size
 
     def close(self) -> None:
         """Free the memory; closing twice does nothing. Contexts on it must be closed before."""

@@ -65,9 +65,9 @@ class MLXModel:
         """The text of the end-of-sequence token."""
         return str(self.tokenizer.eos_text)
 
-    def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Give the tokens of a text; see `edgellm.backends.base.Model.tokenize`."""
-        tokens: list[int] = self.tokenizer.tokenize(text, special=special)
+    def tokenize(self, text: str, *, special: bool, ends: bool = False) -> list[int]:
+        """Give the tokens of a text; see `edgellm.backends.base.Tokenizer.tokenize`."""
+        tokens: list[int] = self.tokenizer.tokenize(text, special=special, ends=ends)
         return tokens
 
     def control_text(self, token: int) -> str | None:
@@ -78,6 +78,10 @@ class MLXModel:
     def token_text(self, token: int) -> str:
         """Give a token as the vocabulary writes it."""
         return str(self.tokenizer.token_text(token))
+
+    def token_bytes(self, token: int) -> bytes:
+        """Give the bytes of a token; see `edgellm.backends.base.Tokenizer.token_bytes`."""
+        return bytes(self.tokenizer.token_bytes(token))
 
     def open_context(self, size: int, cache_type: str = "f16") -> MLXContext:
         """Make a context; see `edgellm.backends.base.Model.open_context`."""

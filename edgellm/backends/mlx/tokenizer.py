@@ -134,7 +134,7 @@ class FolderTokenizer:
         """The text of the end-of-sequence token."""
         return self._tokenizer.eos_token or ""
 
-    def tokenize(self, text: str, *, special: bool) -> list[int]:
+    def tokenize(self, text: str, *, special: bool, ends: bool = False) -> list[int]:
         """Give the tokens of a text; see `edgellm.backends.base.Tokenizer.tokenize`."""
         try:
             text.encode("utf-8")
@@ -142,7 +142,7 @@ class FolderTokenizer:
             raise UsageError(f"the text is not valid UTF-8 (at character {error.start})") from error
         return list(
             self._tokenizer.encode(
-                text, add_special_tokens=False, split_special_tokens=not special, verbose=False
+                text, add_special_tokens=ends, split_special_tokens=not special, verbose=False
             )
         )
 
@@ -166,20 +166,23 @@ class FolderTokenizer:
             return None
         if token in self._control or token >= len(self):
             return b""
-        if "ByteLevel" in self._steps:
-            if token in self._added:
-                return str(self._added[token]).encode()
-            table = _bytes_of_characters()
-            text = self.token_text(token)
-            if all(character in table for character in text):
-                return bytes(table[character] for character in text)
-            return text.encode()
         if self._steps & {"WordPiece", "CTC", "BPEDecoder"}:
             raise BackendError(
                 f"{self.path}: its tokenizer's decoder {', '.join(sorted(self._steps))} is not "
                 "known here"
             )
+        return self.token_bytes(token)
+
+    def token_bytes(self, token: int) -> bytes:
+        """Give the bytes of a token; see `edgellm.backends.base.Tokenizer.token_bytes`."""
+        if token in self._added:
+            return str(self._added[token]).encode()
         text = self.token_text(token)
+        if "ByteLevel" in self._steps:
+            table = _bytes_of_characters()
+            if all(character in table for character in text):
+                return bytes(table[character] for character in text)
+            return text.encode()
         if "ByteFallback" in self._steps and len(text) == 6 and text.startswith("<0x"):
             return bytes.fromhex(text[3:5])
         return text.replace(SPACE, " ").encode()
