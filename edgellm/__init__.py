@@ -9,22 +9,45 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgellm.api.chat import chat, load
+    from edgellm.api.chat import LoadedModel, chat, load
     from edgellm.api.convert import convert
+    from edgellm.api.embed import LoadedEmbedder, load_embedder
     from edgellm.api.evaluate import measure
     from edgellm.api.quantize import quantize
+    from edgellm.api.tokenize import LoadedTokenizer, load_tokenizer
     from edgellm.backends.base import Sampling
+    from edgellm.errors import EdgellmError
     from edgellm.generate.template import Message
 
-__all__ = ["Message", "Sampling", "chat", "convert", "load", "measure", "quantize"]
+__all__ = [
+    "EdgellmError",
+    "LoadedEmbedder",
+    "LoadedModel",
+    "LoadedTokenizer",
+    "Message",
+    "Sampling",
+    "chat",
+    "convert",
+    "load",
+    "load_embedder",
+    "load_tokenizer",
+    "measure",
+    "quantize",
+]
 
 # public name -> the module that holds it
 _EXPORTS = {
+    "EdgellmError": "edgellm.errors",
+    "LoadedEmbedder": "edgellm.api.embed",
+    "LoadedModel": "edgellm.api.chat",
+    "LoadedTokenizer": "edgellm.api.tokenize",
     "Message": "edgellm.generate.template",
     "Sampling": "edgellm.backends.base",
     "chat": "edgellm.api.chat",
     "convert": "edgellm.api.convert",
     "load": "edgellm.api.chat",
+    "load_embedder": "edgellm.api.embed",
+    "load_tokenizer": "edgellm.api.tokenize",
     "measure": "edgellm.api.evaluate",
     "quantize": "edgellm.api.quantize",
 }

@@ -269,6 +269,9 @@ class Tokenizer(Protocol):
         """Give what a token stands for in a text, of a control token its text.
 
         It may be a part of a UTF-8 character.
+
+        Raises:
+            UsageError: the number is no token.
         """
 
 

@@ -22,6 +22,8 @@ COMMANDS: dict[str, str] = {
     "convert": "edgellm.cli.convert",
     "quantize": "edgellm.cli.quantize",
     "eval": "edgellm.cli.eval",
+    "embed": "edgellm.cli.embed",
+    "tokenize": "edgellm.cli.tokenize",
     "show": "edgellm.cli.show",
     "list": "edgellm.cli.list",
     "pull": "edgellm.cli.pull",

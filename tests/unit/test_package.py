@@ -23,7 +23,9 @@ def python(code: str, *, cwd: Path, path: Path | None = None) -> str:
 
 def test_the_public_names_are_pinned() -> None:
     assert edgellm.__all__ == [
-        *("Message", "Sampling", "chat", "convert", "load", "measure", "quantize"),
+        "EdgellmError",
+        *("LoadedEmbedder", "LoadedModel", "LoadedTokenizer", "Message", "Sampling"),
+        *("chat", "convert", "load", "load_embedder", "load_tokenizer", "measure", "quantize"),
     ]
     for name in edgellm.__all__:
         assert callable(getattr(edgellm, name))

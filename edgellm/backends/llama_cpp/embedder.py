@@ -188,16 +188,12 @@ class LlamaCppEmbedder:
                 last = np.zeros(len(tokens), np.bool_)
                 last[ends - 1] = True
                 native.llama_set_embeddings(context, False)
-                self._evaluate(
-                    tokens[~last], places[~last], numbers[~last], stopped, outputs=False
-                )
+                self._evaluate(tokens[~last], places[~last], numbers[~last], stopped, outputs=False)
                 native.llama_set_embeddings(context, True)
                 self._evaluate(tokens[last], places[last], numbers[last], stopped, outputs=True)
         found = np.empty((len(texts), self.dimension), np.float32)
         read = (
-            native.llama_get_embeddings_ith
-            if self._last_alone
-            else native.llama_get_embeddings_seq
+            native.llama_get_embeddings_ith if self._last_alone else native.llama_get_embeddings_seq
         )
         for number in range(len(texts)):
             vector = read(context, number)

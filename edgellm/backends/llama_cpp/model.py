@@ -186,6 +186,8 @@ class LlamaCppModel:
 
     def token_bytes(self, token: int) -> bytes:
         """Give the bytes of a token; see `edgellm.backends.base.Tokenizer.token_bytes`."""
+        if not 0 <= token < self.vocabulary_size:
+            raise UsageError(f"{token} is no token: there are {self.vocabulary_size}")
         return self._bytes(token, special=True)
 
     def _bytes(self, token: int, *, special: bool) -> bytes:

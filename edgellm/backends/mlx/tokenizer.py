@@ -175,6 +175,8 @@ class FolderTokenizer:
 
     def token_bytes(self, token: int) -> bytes:
         """Give the bytes of a token; see `edgellm.backends.base.Tokenizer.token_bytes`."""
+        if not 0 <= token < len(self):
+            raise UsageError(f"{token} is no token: there are {len(self)}")
         if token in self._added:
             return str(self._added[token]).encode()
         text = self.token_text(token)
