@@ -24,6 +24,7 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     for name in [name for name in os.environ if name.startswith("EDGELLM_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("EDGELLM_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("EDGELLM_PROMPT_CACHE_SIZE", "0")  # states would lie in the person's cache
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from edgellm.api.fit import accelerators_for, checked_needs, fitted, placed
 from edgellm.backends.base import CACHE_TYPES, Context, LoadOptions, Sampling, select
 from edgellm.device.fit import Needs
 from edgellm.errors import TemplateError, UsageError
+from edgellm.generate.cached import MIN_TOKENS, CachedContext, open_cache
 from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult
 from edgellm.generate.overflow import ContextChange, Policy, check_policy
 from edgellm.generate.prompt import chat_tokens, text_tokens
@@ -45,6 +46,7 @@ def load(
     cache_type: str = "f16",
     backend: str | None = None,
     fit: bool = True,
+    prompt_cache: int = 0,
     cancelled: Callable[[], bool] = _never,
 ) -> LoadedModel:
     """Find a model, check its file and load it.
@@ -58,6 +60,8 @@ def load(
         cache_type: how the context keeps keys and values: f16, q8_0 or q4_0.
         backend: the backend's name; None takes the first that can run the file.
         fit: refuse a model, or a context that was asked for, that seems not to fit in memory.
+        prompt_cache: the most bytes on disk for states of long prompts, so that another process
+            need not evaluate them again; 0 writes and reads none.
         cancelled: asked while the model is loaded; True stops that.
 
     Raises:
@@ -82,6 +86,7 @@ def load(
         name=reference,
         backend=backend,
         fit=fit,
+        prompt_cache=prompt_cache,
         cancelled=cancelled,
     )
 
@@ -127,6 +132,7 @@ class LoadedModel:
         name: str | None = None,
         backend: str | None = None,
         fit: bool = True,
+        prompt_cache: int = 0,
         cancelled: Callable[[], bool] = _never,
     ) -> None:
         if cache_type not in CACHE_TYPES:
@@ -138,7 +144,10 @@ class LoadedModel:
         self.name = name or path.stem
         self.backend = chosen.name
         self.cache_type = cache_type
+        self._chosen = chosen
+        self._prompt_cache = prompt_cache
         self._context: Context | None = None
+        self._cached: CachedContext | None = None  # the same context, if it has a cache on disk
         self._template: ChatTemplate | None = None
         self._check_trained(context, needs.trained_context)
         devices = accelerators_for(chosen, options)
@@ -178,7 +187,24 @@ class LoadedModel:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            if kind is None:
+                self.keep_prompt()
+        finally:
+            self.close()
+
+    @property
+    def restored_tokens(self) -> int:
+        """How many tokens of prompts were read from the cache on disk so far."""
+        return self._cached.restored_tokens if self._cached else 0
+
+    def keep_prompt(self) -> None:
+        """Write the state of the last text to the cache on disk, if there is one, and it is long.
+
+        A `with` statement that ends without an error does so by itself.
+        """
+        if self._cached is not None:
+            self._cached.keep()
 
     @property
     def description(self) -> str:
@@ -349,25 +375,35 @@ class LoadedModel:
 
     def close(self) -> None:
         """Free the memory; closing twice does nothing."""
-        if self._context is not None:
-            self._context.close()
-            self._context = None
+        self._drop_context()
         self._model.close()
 
     def _needed(self, tokens: Sequence[int], options: GenerateOptions) -> int:
-        """Give the size of context: a short answer needs no full one, and less is made faster."""
-        if options.max_tokens < 0:
+        """Give the size of context: a short answer needs no full one, and less is made faster.
+
+        A state on disk fits contexts of one size: a long prompt, which may be kept, always gets it.
+        """
+        kept = self._prompt_cache and len(tokens) > MIN_TOKENS
+        if options.max_tokens < 0 or kept:
             return self.context_limit
         return min(self.context_limit, len(tokens) + max(options.max_tokens, 1))
 
     def _open(self, size: int) -> Context:
         if self._context is not None and self._context.size < size:
-            self._context.close()
-            self._context = None
+            self._drop_context()
             size = self.context_limit  # it has been used twice: it may be used again
         if self._context is None:
             self._context = self._model.open_context(size, self.cache_type)
+            if self._prompt_cache and size == self.context_limit:
+                self._context = self._cached = open_cache(
+                    self._context, self._prompt_cache, self._chosen, self.path, self.cache_type
+                )
         return self._context
+
+    def _drop_context(self) -> None:
+        if self._context is not None:
+            self._context.close()
+            self._context = self._cached = None
 
     def _require_template(self) -> ChatTemplate:
         if self._template is None:

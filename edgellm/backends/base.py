@@ -208,6 +208,10 @@ class Context(Protocol):
             BackendError: the backend failed.
         """
 
+    @property
+    def state_size(self) -> int:
+        """How many bytes `save_state` would write now, nearly."""
+
     def save_state(self, path: Path) -> None:
         """Write the keys and values of the tokens in `held` to a file, over what is there.
 
@@ -383,6 +387,10 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """Its name in `BACKENDS` and in the JSON output."""
+
+    @property
+    def build(self) -> str:
+        """Tells builds apart that may write other states; only where `refusal` gives None."""
 
     def missing(self) -> str | None:
         """Say what it lacks to run anything here, without loading it; None if it is there."""

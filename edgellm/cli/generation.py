@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 
 from edgellm.cli.options import echo_json, option
-from edgellm.cli.sizes import human_bytes
+from edgellm.cli.sizes import human_bytes, size_or_none
 
 if TYPE_CHECKING:
     from edgellm.api.chat import LoadedModel
@@ -83,6 +83,9 @@ _OPTIONS = (
     option("--on-overflow", type=click.Choice(["error", "shift", "summarize"]),
            help="Where the context is full: refuse, drop the oldest turns, or put a summary in "
            "their place; always reported  [default: summarize in a chat, else error]."),
+    option("--prompt-cache-size", callback=size_or_none, default="2GB", show_default=True,
+           metavar="SIZE", help="Most bytes on disk for states of long prompts, which are not "
+           "evaluated again then; 0 for none."),
     option("--backend", type=click.Choice(["llama_cpp", "mlx"]),
            help="What runs the model  [default: what can run the file]."),
 )  # fmt: skip
@@ -261,6 +264,7 @@ def load_model(
             cache_type=values["cache_type"],
             backend=values["backend"],
             fit=not values["no_fit"],
+            prompt_cache=values["prompt_cache_size"],
             cancelled=cancelled,
         )
     except CancelledError:
@@ -278,12 +282,15 @@ def write_answer(loaded: LoadedModel, generation: Generation, *, as_json: bool) 
     """Write an answer to stdout: as it comes, or as one JSON object when it is there."""
     if not as_json:
         return show(generation)
+    restored = loaded.restored_tokens
     result = generation.read()
     echo_json(
         {
             "text": result.text,
             "finish_reason": result.finish_reason,
             "prompt_tokens": result.prompt_tokens,
+            "reused_tokens": result.reused_tokens,
+            "restored_tokens": loaded.restored_tokens - restored,
             "completion_tokens": result.completion_tokens,
             "time_to_first_token_s": round(result.time_to_first_token_s, 6),
             "prompt_tokens_per_s": round(result.prompt_tokens_per_s, 3),

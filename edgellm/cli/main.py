@@ -100,6 +100,11 @@ def run(args: list[str] | None = None) -> int:
     """Run the command line and give its exit status; nothing but SystemExit leaves it."""
     args = list(sys.argv[1:] if args is None else args)
     # A usage error can come before the options are read, so that meta does not know of --json yet.
+    if os.environ.get("EDGELLM_DEBUG") == "1":
+        import logging
+
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("edgellm").setLevel(logging.DEBUG)
     options = args[: args.index("--")] if "--" in args else args
     meta: dict[str, Any] = {JSON_KEY: "--json" in options}
     try:

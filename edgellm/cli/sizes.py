@@ -6,7 +6,7 @@ import re
 
 import click
 
-__all__ = ["human_bytes", "human_count", "human_time", "parse_bytes", "size_option"]
+__all__ = ["human_bytes", "human_count", "human_time", "parse_bytes", "size_option", "size_or_none"]
 
 _STEPS = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
 _SIZE = re.compile(r"(\d{1,15})(?:\.(\d{1,9}))?\s*(?:([KMGT])(I?))?B?", re.IGNORECASE)
@@ -38,6 +38,11 @@ def size_option(_ctx: click.Context, _param: click.Parameter, value: str | None)
         return parse_bytes(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def size_or_none(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    """Read a size that was typed, or 0: the callback of an option."""
+    return 0 if value.strip() == "0" else size_option(ctx, param, value) or 0
 
 
 def human_bytes(count: int) -> str:

@@ -65,9 +65,9 @@ def test_json_has_the_documented_keys(call, tiny):
     body = json.loads(out)
     assert (status, err) == (0, "")
     assert list(body) == [
-        "text", "finish_reason", "prompt_tokens", "completion_tokens", "time_to_first_token_s",
-        "prompt_tokens_per_s", "completion_tokens_per_s", "seed", "context", "model",
-        "backend", "context_changes",
+        "text", "finish_reason", "prompt_tokens", "reused_tokens", "restored_tokens",
+        "completion_tokens", "time_to_first_token_s", "prompt_tokens_per_s",
+        "completion_tokens_per_s", "seed", "context", "model", "backend", "context_changes",
     ]  # fmt: skip
     assert body["text"] == ANSWER
     assert (body["finish_reason"], body["completion_tokens"]) == ("stop", len(ANSWER.encode()))
@@ -75,6 +75,24 @@ def test_json_has_the_documented_keys(call, tiny):
     assert (body["seed"], body["model"], body["backend"]) == (7, tiny, "llama_cpp")
     assert body["time_to_first_token_s"] > 0
     assert body["completion_tokens_per_s"] > 0
+
+
+def test_a_long_prompt_comes_from_the_disk_the_second_time(call, tiny, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGELLM_CACHE", str(tmp_path))
+    monkeypatch.setenv("EDGELLM_PROMPT_CACHE_SIZE", "20MB")
+
+    def ask(*args):
+        status, out, err = call("run", tiny, "سلام " * 40, "--json", *GREEDY, *args)
+        assert (status, err) == (0, "")
+        body = json.loads(out)
+        assert body["text"] == ANSWER
+        return body["prompt_tokens"], body["reused_tokens"], body["restored_tokens"]
+
+    prompt = ask()[0]
+    assert prompt > 256
+    assert ask() == (prompt, prompt - 1, prompt - 1)
+    assert ask("--prompt-cache-size", "0") == (prompt, 0, 0)
+    assert call("run", tiny, "x", "--prompt-cache-size", "much")[0] == 2
 
 
 def test_chat_writes_an_object_for_each_answer(call, tiny):

@@ -112,6 +112,11 @@ class LlamaCppContext:
         pieces = self._model.pieces
         return pieces[token] if token in pieces else self._model.piece(token)
 
+    @property
+    def state_size(self) -> int:
+        """How many bytes `save_state` would write now."""
+        return int(self._native.llama_state_seq_get_size(self._context, 0))
+
     def save_state(self, path: Path) -> None:
         """Write keys and values; see `edgellm.backends.base.Context.save_state`."""
         held = (ctypes.c_int32 * len(self._held))(*self._held)

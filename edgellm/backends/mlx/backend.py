@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,6 +27,11 @@ class MLXBackend:
     def accelerators(self) -> Sequence[Accelerator]:
         """List the device that it computes on, if that is not the processor."""
         return accelerators()
+
+    @property
+    def build(self) -> str:
+        """Its versions."""
+        return " ".join(importlib.metadata.version(package) for package in ("mlx", "mlx-lm"))
 
     def refusal(self, path: Path) -> str | None:
         """Say why it cannot run this path; None if it can."""

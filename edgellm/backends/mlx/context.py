@@ -95,6 +95,11 @@ class MLXContext:
             self._pieces[token] = self._tokenizer.piece(token)
         return self._pieces[token]
 
+    @property
+    def state_size(self) -> int:
+        """How many bytes `save_state` would write now, nearly."""
+        return int(self._caches.nbytes(len(self._held)))
+
     def save_state(self, path: Path) -> None:
         """Write keys and values; see `edgellm.backends.base.Context.save_state`."""
         self._caches.save(path, len(self._held))
