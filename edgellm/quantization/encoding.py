@@ -35,6 +35,8 @@ Task = tuple["Step", "Format"]
 WIDEST = 16_384
 # Multiplied with as well, where it has statistics.
 EMBEDDING = "token_embd.weight"
+# Changes with what is gathered of a tensor: statistics on disk of another number are not used.
+GATHERED = 2
 # What looking up is told from multiplying by: 1,024 scored tokens in chunks of 512.
 LOOKUP_CHUNKS = 4
 # Share of the memory that is free, for the Hessians.
@@ -191,6 +193,7 @@ class Encoding:
                 "model": (stat.st_size, stat.st_mtime_ns, self.source.path.resolve()),
                 "tokens": self.calibration.sha256,
                 "attention": self.request.effort.attention_tokens,
+                "version": GATHERED,
             }
         )
 
