@@ -163,7 +163,9 @@ def _lines(details: ModelDetails, *, all_tensors: bool, full: bool) -> list[str]
     }
     number, count = (details.metadata.get(key) for key in ("split.no", "split.count"))
     if isinstance(number, int) and isinstance(count, int) and count > 1:
-        facts["part"] = f"{number + 1} of {count}; the figures are those of this file alone"
+        every = details.bytes > details.path.stat().st_size
+        of = "all parts" if every else "this file alone"
+        facts["part"] = f"{number + 1} of {count}; the figures are those of {of}"
     lines = [f"{name:<16} {_line(text)}" for name, text in facts.items()]
     if details.receipt is not None:
         lines += ["", *map(_line, _receipt(details.receipt))]

@@ -7,6 +7,8 @@ the model without a failed assertion, which would end the process.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,8 +16,8 @@ from edgellm.models.check_parameters import architecture_of, check_parameters
 from edgellm.models.check_vocabulary import TOKENIZERS, check_vocabulary
 from edgellm_converters.checkpoints.gguf_adapter import refuse_adapter
 from edgellm_converters.checkpoints.gguf_header import GGUFHeader, TensorInfo, read_header
-from edgellm_converters.checkpoints.gguf_split import refuse_split
-from edgellm_converters.errors import CorruptFileError, UnsupportedError
+from edgellm_converters.checkpoints.gguf_split import SPLIT_COUNT, read_parts
+from edgellm_converters.errors import ConvertersError, CorruptFileError, UnsupportedError
 
 __all__ = ["check_model_file", "inspect_model_file"]
 
@@ -30,33 +32,38 @@ def inspect_model_file(path: Path) -> GGUFHeader:
     """Check a GGUF file for reading about it: everything that is there must be in order.
 
     Well-formed files that are no runnable model pass: vocabularies without weights, parts of a
-    split model, files without an architecture.
+    split model, files without an architecture. The first part of a split model has the tensors of
+    all, if all are there.
 
     Raises:
         SourceNotFoundError: there is no such file.
         CorruptFileError: the file is malformed or hostile; one sentence says where.
     """
-    return _inspect(path, strict=False)
+    header = read_header(path)
+    with suppress(ConvertersError):
+        header = _with_parts(header)
+    return _checked(header, strict=False)
 
 
 def check_model_file(path: Path) -> GGUFHeader:
     """Check that native code can open and run a GGUF file without harm.
 
-    A file that passes may still be refused by llama.cpp with an error, for a missing tensor say.
-    The file must not change between this check and its use.
+    Of a split model `path` is the first part, and all of them are checked, since native code opens
+    the others by their names; the header that is given has the tensors of all. A file that passes
+    may still be refused by llama.cpp with an error, for a missing tensor say. The file must not
+    change between this check and its use.
 
     Raises:
-        SourceNotFoundError: there is no such file.
+        SourceNotFoundError: there is no such file, or a part is missing.
         CorruptFileError: the file is malformed or hostile; one sentence says where.
-        UnsupportedError: it is in order, but an adapter, a part of a split model, or of a tokenizer
-            or tensor type that llama.cpp cannot be trusted with.
+        UnsupportedError: it is in order, but an adapter, a later part of a split model, or of a
+            tokenizer or tensor type that llama.cpp cannot be trusted with.
     """
-    header = _inspect(path, strict=True)
+    header = _checked(_with_parts(read_header(path)), strict=True)
     architecture = architecture_of(header)
     if architecture is None:
         _fail(header, "there is no general.architecture")
     refuse_adapter(header)
-    refuse_split(header)
     for suffix in REQUIRED:
         if f"{architecture}.{suffix}" not in header.metadata:
             _fail(header, f"there is no {architecture}.{suffix}")
@@ -68,8 +75,21 @@ def check_model_file(path: Path) -> GGUFHeader:
     return header
 
 
-def _inspect(path: Path, *, strict: bool) -> GGUFHeader:
-    header = read_header(path)
+def _with_parts(header: GGUFHeader) -> GGUFHeader:
+    """Give the header of a split model with the tensors and the size of all parts."""
+    if SPLIT_COUNT not in header.metadata:
+        return header
+    parts = read_parts(header.path)
+    if parts[0].path != header.path:
+        raise UnsupportedError(
+            f"{header.path}: this is a later part of a split model",
+            hint=f"give the first one: {parts[0].path}",
+        )
+    tensors = tuple(tensor for part in parts for tensor in part.tensors)
+    return replace(header, tensors=tensors, file_size=sum(part.file_size for part in parts))
+
+
+def _checked(header: GGUFHeader, *, strict: bool) -> GGUFHeader:
     check_parameters(header, strict=strict)
     check_vocabulary(header)
     return header

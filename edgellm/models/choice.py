@@ -134,6 +134,8 @@ def _file_names(candidate: Candidate) -> set[str]:
 
 
 def _labels(candidate: Candidate) -> set[str]:
+    if candidate.kind == "folder":
+        return {MLX.casefold(), SAFETENSORS}
     return {candidate.label.casefold()}
 
 

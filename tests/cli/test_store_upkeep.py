@@ -6,12 +6,14 @@ import hashlib
 import json
 from pathlib import Path
 
+import gguf
 import pytest
 
+from edgellm.api.convert import convert
 from edgellm.api.models import pull
 from edgellm.cli.main import run
 from edgellm.models import store
-from hub_server import COMMIT, Hub
+from hub_server import COMMIT, Hub, Repo
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +116,38 @@ def test_a_pulled_model_runs_and_shows_by_its_short_name(hub: Hub, capsys: Captu
     assert [(each["name"], each["source"], each["title"]) for each in models] == [
         ("user/Tiny-GGUF:Q4_K_M", "hub", "tiny")
     ]
+
+
+def test_a_split_model_is_pulled_whole_and_runs(
+    hub: Hub, tiny_bytes: bytes, tmp_path: Path, capsys: Capture
+) -> None:
+    whole = tmp_path / "whole.gguf"
+    whole.write_bytes(tiny_bytes)
+    parts = convert(whole, tmp_path / "m-Q4_K_M.gguf", split_size=2_000_000).parts
+    assert len(parts) == 3
+    files = {part.output.name: part.output.read_bytes() for part in parts}
+    hub.repos["user/split"] = Repo(files)
+    assert run(["pull", "user/split", "--json"]) == 0
+    body = out_json(capsys)
+    assert body["bytes"] == sum(map(len, files.values()))
+    assert str(body["path"]).endswith("Q4_K_M/m-Q4_K_M-00001-of-00003.gguf")
+    assert run(["run", "split", "hi", "--temp", "0"]) == 0
+    assert capsys.readouterr().out == "Hi م\u200cس\n"
+    assert run(["list", "--json"]) == 0
+    (model,) = out_json(capsys)["models"]  # type: ignore[misc]
+    assert (model["bytes"], model["parameters"]) == (body["bytes"], len_of(whole))
+    assert run(["cp", "split", "mine"]) == 0
+    assert run(["run", "mine", "hi", "--temp", "0"]) == 0
+    assert run(["verify"]) == 0
+    assert run(["rm", "split", "mine", "--json"]) == 0
+    freed = json.loads(capsys.readouterr().out.splitlines()[-1])["removed"]
+    assert [each["freed"] for each in freed] == [0, body["bytes"]]
+    assert store.stored_models() == []
+
+
+def len_of(path: Path) -> int:
+    """Count the weights of a file with gguf's own reader."""
+    return sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors)
 
 
 def test_list_names_interrupted_pulls_and_rm_removes_them(hub: Hub, capsys: Capture) -> None:

@@ -240,11 +240,30 @@ def test_more_tensors_than_any_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
         GGUFCheckpoint(tmp_path / name(0, 3))
 
 
-def test_a_part_is_not_run_by_itself(tmp_path: Path) -> None:
+def test_a_split_model_is_checked_whole_before_it_is_run(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.gguf"
+    whole.write_bytes(g.model().build())
+    tensors = [(each.name, each.nbytes) for each in check_model_file(whole).tensors]
     write(tmp_path, cut(g.model(), [5, 6]))
-    with pytest.raises(UnsupportedError, match="one of 2 parts") as caught:
+    header = check_model_file(tmp_path / name(0, 2))
+    assert [(each.name, each.nbytes) for each in header.tensors] == tensors
+    assert header.file_size == sum((tmp_path / name(n, 2)).stat().st_size for n in (0, 1))
+    with pytest.raises(UnsupportedError, match="a later part") as caught:
+        check_model_file(tmp_path / name(1, 2))
+    assert name(0, 2) in str(caught.value.hint)
+    (tmp_path / name(1, 2)).unlink()
+    with pytest.raises(SourceNotFoundError, match="part 2 of 2"):
         check_model_file(tmp_path / name(0, 2))
-    assert "edgellm convert" in str(caught.value.hint)
+
+
+def test_a_tensor_of_a_later_part_is_checked_too(tmp_path: Path) -> None:
+    model = g.model()
+    norm = next(each for each in model.tensors if each.name == "output_norm.weight")
+    wide = g.Tensor(norm.name, norm.dims, 1)  # F16
+    others = [each for each in model.tensors if each is not norm]
+    write(tmp_path, cut(replace(model, tensors=[*others, wide]), [len(others), 1]))
+    with pytest.raises(CorruptFileError, match=r"'output_norm.weight' is of type F16, not F32"):
+        check_model_file(tmp_path / name(0, 2))
 
 
 PARTS = {file: content.build() for file, content in cut(WHOLE, [1, 0, 2]).items()}

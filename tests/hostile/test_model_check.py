@@ -147,6 +147,7 @@ ENCODERS: dict[str, tuple[g.File, str]] = {
 
 CASES: dict[str, tuple[g.File, str]] = {
     **ENCODERS,
+    "part of a split model": (with_pair("split.count", g.U16, 2), "no split.no"),
     "architecture missing": (MODEL.without("general.architecture"), "no general.architecture"),
     "architecture a number": (with_pair("general.architecture", g.U32, 1), "short name"),
     "architecture an array": (
@@ -337,7 +338,6 @@ def test_harmful_model_gives_one_sentence(case: str, tmp_path: Path) -> None:
 
 
 UNSUPPORTED = {
-    "part of a split model": with_pair("split.count", g.U16, 2),
     "no vocabulary": with_pair("tokenizer.ggml.model", g.STRING, "none"),
     "unknown tokenizer": with_pair("tokenizer.ggml.model", g.STRING, "rwkv"),
     "integer weights": replace(

@@ -30,7 +30,6 @@ __all__ = [
     "SPLIT_TENSORS",
     "part_path",
     "read_parts",
-    "refuse_split",
 ]
 
 ARCHITECTURE = "general.architecture"
@@ -88,21 +87,6 @@ def read_parts(path: Path) -> tuple[GGUFHeader, ...]:
             headers[part] = replace(header, metadata=headers[0].metadata, value_types={})
     _check_tensors(headers)
     return tuple(headers)
-
-
-def refuse_split(header: GGUFHeader) -> None:
-    """Refuse a file that is one part of several, whose other parts nobody has checked.
-
-    Raises:
-        CorruptFileError: `split.count` is of another type than llama.cpp reads.
-        UnsupportedError: `split.count` says that there is more than this file.
-    """
-    count = _count(header)
-    if count > 1:
-        raise UnsupportedError(
-            f"{header.path}: this file is one of {count} parts of a split model",
-            hint="join the parts first: edgellm convert FIRST-PART -o WHOLE.gguf",
-        )
 
 
 def _read_part(opened: Path, file: Path, part: int, count: int) -> GGUFHeader:
