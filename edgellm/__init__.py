@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from edgellm.api.tokenize import LoadedTokenizer, load_tokenizer
     from edgellm.backends.base import Sampling
     from edgellm.errors import EdgellmError
+    from edgellm.generate.engine import GenerateOptions
     from edgellm.generate.template import Message
 
 __all__ = [
     "EdgellmError",
+    "GenerateOptions",
     "LoadedEmbedder",
     "LoadedModel",
     "LoadedTokenizer",
@@ -38,6 +40,7 @@ __all__ = [
 # public name -> the module that holds it
 _EXPORTS = {
     "EdgellmError": "edgellm.errors",
+    "GenerateOptions": "edgellm.generate.engine",
     "LoadedEmbedder": "edgellm.api.embed",
     "LoadedModel": "edgellm.api.chat",
     "LoadedTokenizer": "edgellm.api.tokenize",

@@ -373,6 +373,25 @@ class LoadedModel:
             on_change=on_change,
         )
 
+    def tokenize(self, text: str, *, special: bool = False, ends: bool = True) -> list[int]:
+        """Give the tokens of a text; see `edgellm.api.tokenize.LoadedTokenizer.tokenize`.
+
+        Raises:
+            UsageError: the text has no UTF-8 form (lone surrogates).
+        """
+        return self._model.tokenize(text, special=special, ends=ends)
+
+    def count_tokens(self, prompt: str | Sequence[Message]) -> int:
+        """Count the tokens of a prompt, or of messages, as the chat template writes them.
+
+        `context_limit` less that is the room for the answer.
+
+        Raises:
+            TemplateError: the model has no chat template, or it refuses the messages.
+        """
+        messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+        return len(chat_tokens(self._model, self._require_template(), messages))
+
     def close(self) -> None:
         """Free the memory; closing twice does nothing."""
         self._drop_context()

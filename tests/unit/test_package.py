@@ -23,7 +23,7 @@ def python(code: str, *, cwd: Path, path: Path | None = None) -> str:
 
 def test_the_public_names_are_pinned() -> None:
     assert edgellm.__all__ == [
-        "EdgellmError",
+        *("EdgellmError", "GenerateOptions"),
         *("LoadedEmbedder", "LoadedModel", "LoadedTokenizer", "Message", "Sampling"),
         *("chat", "convert", "load", "load_embedder", "load_tokenizer", "measure", "quantize"),
     ]
