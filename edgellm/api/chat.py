@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from edgellm.api.fit import accelerators_for, checked_needs, fitted, placed
-from edgellm.backends.base import CACHE_TYPES, Context, LoadOptions, Sampling, select
+from edgellm.backends.base import CACHE_TYPES, Context, LoadOptions, Model, Sampling, select
 from edgellm.device.fit import Needs
 from edgellm.errors import TemplateError, UsageError
 from edgellm.generate.cached import MIN_TOKENS, CachedContext, open_cache
@@ -108,11 +108,13 @@ class LoadedModel:
 
     Attributes:
         path: the model's file.
+        needs: what its memory and speed depend on.
         name: what the caller called it.
         backend: the name of the backend that runs it.
         cache_type: how its contexts keep keys and values.
         context_limit: the most tokens of prompt and answer together.
         choice: how that was chosen.
+        devices: the accelerators that layers are put on.
 
     Raises:
         DoesNotFitError: `fit`, and the model or the context does not.
@@ -141,6 +143,7 @@ class LoadedModel:
             )
         chosen = select(path, backend)
         self.path = path
+        self.needs = needs
         self.name = name or path.stem
         self.backend = chosen.name
         self.cache_type = cache_type
@@ -150,7 +153,7 @@ class LoadedModel:
         self._cached: CachedContext | None = None  # the same context, if it has a cache on disk
         self._template: ChatTemplate | None = None
         self._check_trained(context, needs.trained_context)
-        devices = accelerators_for(chosen, options)
+        devices = self.devices = accelerators_for(chosen, options)
         self.choice = fitted(
             needs,
             devices,
@@ -205,6 +208,11 @@ class LoadedModel:
         """
         if self._cached is not None:
             self._cached.keep()
+
+    @property
+    def model(self) -> Model:
+        """The backend's model, for what this class has no method for."""
+        return self._model
 
     @property
     def description(self) -> str:

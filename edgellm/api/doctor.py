@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from edgellm.api.advice import advise
 from edgellm.api.fit import needs_of_header
 from edgellm.backends.base import BACKENDS, Accelerator, get_backend
+from edgellm.backends.llama_cpp.kernel import measure_kernel
 from edgellm.device.bandwidth import Bandwidth, read_bandwidth
 from edgellm.device.condition import Condition, probe_condition
 from edgellm.device.cpu import Cpu, probe_cpu
@@ -91,7 +92,7 @@ def doctor(*, measure: bool = False) -> Doctor:
         BackendError: the system does not say how much memory it has.
     """
     cpu, ram, condition = probe_cpu(), probe_ram(), probe_condition()
-    bandwidth = read_bandwidth(cpu, ram.available, measure=measure)
+    bandwidth = read_bandwidth(cpu, ram.available, measure_kernel, measure=measure)
     statuses, devices = [], []
     for name in BACKENDS:
         reason = None
@@ -118,7 +119,7 @@ def doctor(*, measure: bool = False) -> Doctor:
         store=home_dir(),
         disk_free=free,
         models=tuple(
-            fit_of(name, needs, available, bandwidth.bytes_per_s)
+            fit_of(name, needs, available, bandwidth)
             for name, needs in (_stored() | TYPICAL).items()
         ),
         advice=tuple(
@@ -135,20 +136,21 @@ def doctor(*, measure: bool = False) -> Doctor:
     )
 
 
-def fit_of(name: str, needs: Needs, available: int, bandwidth: float) -> ModelFit:
+def fit_of(name: str, needs: Needs, available: int, bandwidth: Bandwidth) -> ModelFit:
     """Estimate what context fits a model in so many bytes, and how fast it writes.
 
     Args:
         name: the model's.
         needs: what it takes.
         available: bytes that are free for it.
-        bandwidth: bytes that are read a second.
+        bandwidth: of this device.
     """
     trained = needs.trained_context or DEFAULT_CONTEXT
     largest = needs.largest_context(available, trained) or 0
     usual = min(largest or SMALLEST_CONTEXT, DEFAULT_CONTEXT)
     demand = needs.demand(Runtime(usual))
-    speed = tokens_per_second(weights_read(needs) + cache_read(needs, 1), bandwidth)
+    read = weights_read(needs) + cache_read(needs, 1)
+    speed = tokens_per_second(read, bandwidth.bytes_per_s, bandwidth.kernel)
     return ModelFit(name, needs.weights, largest, demand.total if demand else 0, speed)
 
 

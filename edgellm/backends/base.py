@@ -201,6 +201,8 @@ class Context(Protocol):
     def next_piece(self) -> bytes | None:
         """Sample one token and give its bytes; None when the model ends its text.
 
+        Called again after that, it goes on behind the end, as measurements of speed do.
+
         The bytes are those of the text: empty for a control token, and perhaps only a part of a
         UTF-8 character.
 
@@ -289,6 +291,14 @@ class Model(Tokenizer, Protocol):
     @property
     def trained_context(self) -> int:
         """The number of tokens that it was trained on."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of logits after a token; tokens are the numbers below it."""
+
+    @property
+    def threads(self) -> int | None:
+        """How many threads compute; None where the backend does not take a number."""
 
     def open_context(self, size: int, cache_type: str = "f16") -> Context:
         """Make a context for `size` tokens, its keys and values kept as one of `CACHE_TYPES`.

@@ -25,7 +25,7 @@ __all__ = ["command"]
 def command(measure: bool, as_json: bool) -> None:
     """Show what this device is, what would fit, and what could be better.
 
-    The memory bandwidth is measured once (half a second) and remembered for 30 days. What fits and
+    The memory bandwidth is measured once (a second) and remembered for 30 days. What fits and
     how fast it would be are estimates: see docs/devices.md.
 
     \b
@@ -53,6 +53,8 @@ def _as_json(found: Doctor) -> dict[str, Any]:
             "threads": bandwidth.threads,
             "buffer": bandwidth.buffer,
             "measured": _date(bandwidth.measured),
+            "busy": bandwidth.busy,
+            "kernel_gb_s": None if bandwidth.kernel is None else round(bandwidth.kernel / 1e9, 3),
         },
         "accelerators": [
             {"backend": name, **asdict(device)} for name, device in found.accelerators
@@ -75,6 +77,8 @@ def _lines(found: Doctor) -> list[str]:
     swap = f"{human_bytes(ram.swap_total)} of swap" if ram.swap_total else "no swap"
     where = f" ({ram.swap_on})" if ram.swap_on else ""
     limit = " (a container's limit)" if ram.limited else ""
+    kernel = f", {bandwidth.kernel / 1e9:.1f} by llama.cpp's kernels" if bandwidth.kernel else ""
+    busy = " while other programs ran" if bandwidth.busy else ""
     facts = {
         "processor": found.cpu.name,
         "cores": _cores(found.cpu),
@@ -82,7 +86,7 @@ def _lines(found: Doctor) -> list[str]:
         "memory": f"{human_bytes(ram.total)}{limit}, {human_bytes(ram.available)} free, "
         f"{swap}{where}",
         "bandwidth": f"{bandwidth.bytes_per_s / 1e9:.1f} GB/s read by {bandwidth.threads} "
-        f"threads, measured on {_date(bandwidth.measured)[:10]}",
+        f"threads{kernel}, measured on {_date(bandwidth.measured)[:10]}{busy}",
     }
     if condition.governors:
         facts["governor"] = ", ".join(condition.governors)

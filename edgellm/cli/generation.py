@@ -31,6 +31,7 @@ __all__ = [
     "given_model",
     "isolated",
     "load_model",
+    "loading_options",
     "notice",
     "prepare_stdout",
     "printable_text",
@@ -46,6 +47,20 @@ MAX_STDIN = 64_000_000  # bytes; more text than any context holds
 # C0 but tab and newline, DEL, and C1: they move the cursor, set titles, answer back. Joiners and
 # direction marks are no control characters: Persian needs them.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+# Of every command that runs a model.
+_LOADING = (
+    option("-t", "--threads", type=int, metavar="N",
+           help="Threads  [default: physical cores]."),
+    option("-ngl", "--gpu-layers", type=int, metavar="N",
+           help="Layers on an accelerator  [default: all that fit, where there is one]."),
+    option("--cache-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16",
+           show_default=True, help="How the context keeps keys and values."),
+    option("--backend", type=click.Choice(["llama_cpp", "mlx"]),
+           help="What runs the model  [default: what can run the file]."),
+    option("--no-fit", is_flag=True,
+           help="Load a model or a context even if it seems not to fit in memory."),
+)  # fmt: skip
 
 _OPTIONS = (
     option("-m", "--model", help="Model: a path, or a name in the store."),
@@ -72,28 +87,26 @@ _OPTIONS = (
     option("--ctx", type=int, metavar="N",
            help="Context in tokens  [default: 4096, or less if the model was trained on less or "
            "memory does not hold more]."),
-    option("--no-fit", is_flag=True,
-           help="Load a model or a context even if it seems not to fit in memory."),
-    option("-t", "--threads", type=int, metavar="N",
-           help="Threads  [default: physical cores]."),
-    option("-ngl", "--gpu-layers", type=int, metavar="N",
-           help="Layers on an accelerator  [default: all that fit, where there is one]."),
-    option("--cache-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16",
-           show_default=True, help="How the context keeps keys and values."),
+    *_LOADING,
     option("--on-overflow", type=click.Choice(["error", "shift", "summarize"]),
            help="Where the context is full: refuse, drop the oldest turns, or put a summary in "
            "their place; always reported  [default: summarize in a chat, else error]."),
     option("--prompt-cache-size", callback=size_or_none, default="2GB", show_default=True,
            metavar="SIZE", help="Most bytes on disk for states of long prompts, which are not "
            "evaluated again then; 0 for none."),
-    option("--backend", type=click.Choice(["llama_cpp", "mlx"]),
-           help="What runs the model  [default: what can run the file]."),
 )  # fmt: skip
 
 
 def generation_options(function: F) -> F:
     """Add the options of sampling and loading to a command."""
     for add in reversed(_OPTIONS):
+        function = add(function)
+    return function
+
+
+def loading_options(function: F) -> F:
+    """Add the options of loading alone to a command."""
+    for add in reversed(_LOADING):
         function = add(function)
     return function
 

@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "rm": "edgellm.cli.rm",
     "cp": "edgellm.cli.cp",
     "verify": "edgellm.cli.verify",
+    "bench": "edgellm.cli.bench",
     "doctor": "edgellm.cli.doctor",
 }
 

@@ -1,6 +1,7 @@
 """How fast main memory is read: measured, and remembered for a month.
 
-Writing a token reads each weight once, so that this bounds how fast a model can be.
+Writing a token reads each weight once, so that this bounds how fast a model can be. A backend's
+kernels read more slowly than that; how slowly is measured by the backend and remembered here.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from edgellm.device.cpu import Cpu
+from edgellm.errors import BackendError
 from edgellm.settings import cache_dir
 
 __all__ = ["Bandwidth", "measure_bandwidth", "read_bandwidth"]
 
-DAYS = 30
+Kernel = Callable[[int, int], float]
+A_MONTH = 30 * 86400
+# What was measured while other programs ran is too low, and soon measured again.
+AN_HOUR = 3600
+BUSY = 0.5  # programs that run, for each of our threads
 # Seconds that are measured, beside what it takes to fill the memory.
 DURATION = 0.4
 SMALLEST, LARGEST = 64 * 2**20, 256 * 2**20
@@ -39,6 +46,9 @@ class Bandwidth:
         buffer: bytes that were read in turn.
         cpu: the processor's name.
         measured: when, in seconds since 1970.
+        busy: whether other programs ran, so that it may be too low.
+        kernel: bytes of weights that llama.cpp multiplies with a vector a second; None if it could
+            not be measured.
     """
 
     bytes_per_s: float
@@ -46,19 +56,29 @@ class Bandwidth:
     buffer: int
     cpu: str
     measured: float
+    busy: bool
+    kernel: float | None = None
 
 
-def read_bandwidth(cpu: Cpu, available: int, *, measure: bool = False) -> Bandwidth:
+def read_bandwidth(
+    cpu: Cpu, available: int, kernel: Kernel | None = None, *, measure: bool = False
+) -> Bandwidth:
     """Give the bandwidth as it was measured in the last 30 days, or measure it.
+
+    Where other programs ran meanwhile, it is measured anew after an hour.
 
     Args:
         cpu: the processor; a measurement of another one does not count.
         available: bytes of memory that may be used.
+        kernel: measures a backend's kernels, given threads and bytes.
         measure: measure even where there is a recent measurement.
     """
     found = None if measure else _remembered(cpu)
     if found is None:
         found = measure_bandwidth(cpu, available)
+        if kernel is not None:
+            with suppress(BackendError):
+                found = replace(found, kernel=kernel(cpu.threads, found.buffer))
         _remember(found)
     return found
 
@@ -73,6 +93,7 @@ def measure_bandwidth(cpu: Cpu, available: int) -> Bandwidth:
 
     size = min(max(CACHES * cpu.cache_bytes, SMALLEST), LARGEST, max(available // 4, 2**20))
     # Ones: pages of zeros that were never written all lie at one place.
+    busy = _load() > BUSY * cpu.threads
     words = np.ones(size // 8, np.uint64)
     parts = np.array_split(words, cpu.threads)
     best = 0.0
@@ -88,7 +109,15 @@ def measure_bandwidth(cpu: Cpu, available: int) -> Bandwidth:
         for thread in threads:
             thread.join()
         best = max(best, words.nbytes / (time.perf_counter() - begin))
-    return Bandwidth(best, cpu.threads, words.nbytes, cpu.name, time.time())
+    return Bandwidth(best, cpu.threads, words.nbytes, cpu.name, time.time(), busy)
+
+
+def _load() -> float:
+    """Give how many programs ran on average in the last minute; 0 where nothing tells."""
+    try:
+        return os.getloadavg()[0]
+    except (OSError, AttributeError):
+        return 0.0
 
 
 def _remembered(cpu: Cpu) -> Bandwidth | None:
@@ -97,8 +126,9 @@ def _remembered(cpu: Cpu) -> Bandwidth | None:
             found = Bandwidth(**json.loads(file.read(LONGEST_FILE)))
         valid = (
             0 < found.bytes_per_s < 1e14
+            and (found.kernel is None or 0 < found.kernel < 1e14)
             and (found.cpu, found.threads) == (cpu.name, cpu.threads)
-            and 0 <= time.time() - found.measured < DAYS * 86400
+            and 0 <= time.time() - found.measured < (AN_HOUR if found.busy else A_MONTH)
         )
     except (OSError, ValueError, TypeError, RecursionError):
         return None

@@ -102,6 +102,21 @@ def test_metadata(model):
     assert re.fullmatch(r"llama, \d+\.\d [MG] weights, \S.*", model.description)
 
 
+def test_what_a_backend_has(subject, model):
+    assert subject.backend.missing() is None
+    assert all(device.name for device in subject.backend.accelerators())
+    assert model.threads == subject.options.threads
+    assert max(model.tokenize(PERSIAN, special=False)) < model.vocabulary_size
+
+
+def test_it_goes_on_behind_the_end_of_a_text(model, context):
+    context.prefill([byte_token(0x0A)], GREEDY, never)
+    answer = len(("Hi " + PERSIAN).encode())
+    found = [context.next_piece() for _ in range(answer + 5)]
+    assert found.index(None) == answer
+    assert len(context.held) == answer + 5
+
+
 def test_control_texts_are_tokens_only_where_asked(model):
     assert model.tokenize("<|im_start|>", special=True) == [START]
     plain = model.tokenize("<|im_start|>", special=False)

@@ -44,6 +44,11 @@ class MLXModel:
         return trained_context(self.loaded.config) or UNLIMITED
 
     @property
+    def threads(self) -> int | None:
+        """MLX takes no number of them."""
+        return None
+
+    @property
     def chat_template(self) -> str | None:
         """Its own Jinja chat template; None if it has none."""
         template: str | None = self.tokenizer.chat_template

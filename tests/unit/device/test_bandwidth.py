@@ -21,6 +21,7 @@ MEMORY = 8 * 2**20
 def cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cpu:
     monkeypatch.setenv("EDGELLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(bandwidth, "DURATION", 0.0)
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 9.0, 9.0))
     return probe_cpu()
 
 
@@ -30,11 +31,24 @@ def test_it_is_measured_once_a_month(cpu: Cpu, tmp_path: Path) -> None:
     assert 1e8 < first.bytes_per_s < 1e13
     assert first.buffer == MEMORY // 4
     assert read_bandwidth(cpu, MEMORY) == first
+    assert not first.busy
     assert read_bandwidth(cpu, MEMORY, measure=True).measured > first.measured
     (file,) = (tmp_path / "cache").iterdir()
     month_ago = json.loads(file.read_text()) | {"measured": time.time() - 31 * 86400}
     file.write_text(json.dumps(month_ago))
     assert read_bandwidth(cpu, MEMORY).measured > time.time() - 1000
+
+
+def test_what_was_measured_beside_other_programs_holds_for_an_hour(
+    cpu: Cpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (float(cpu.threads), 0.0, 0.0))
+    first = read_bandwidth(cpu, MEMORY)
+    assert first.busy
+    assert read_bandwidth(cpu, MEMORY) == first
+    (file,) = (tmp_path / "cache").iterdir()
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"measured": time.time() - 3601}))
+    assert read_bandwidth(cpu, MEMORY).measured > first.measured
 
 
 def test_another_processor_is_measured_anew(cpu: Cpu) -> None:

@@ -46,5 +46,5 @@ def test_of_the_cache_each_layer_reads_what_it_sees() -> None:
 
 
 def test_speed_is_bandwidth_by_bytes() -> None:
-    assert tokens_per_second(10**9, 2e10) == pytest.approx(20)
-    assert tokens_per_second(10**9, 2e10, beside=0.05) == pytest.approx(10)
+    assert tokens_per_second(10**9, 2e10) == pytest.approx(12)
+    assert tokens_per_second(10**9, 2e10, 1.5e10) == pytest.approx(15)

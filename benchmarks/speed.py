@@ -1,0 +1,166 @@
+"""`edgellm bench` beside llama-bench and llama-cpp-python's own loop; and the speed model.
+
+llama-bench is looked for in `--peers FOLDER` or EDGELLM_PEERS, and is run on the very libraries
+that llama-cpp-python brings, so that it must be of the same version; without it that column is
+left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common import default_model, paired_ratio, report, stories15m
+
+LIBRARY_PATH = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
+EDGELLM = [sys.executable, "-c", "from edgellm.cli import main; main()"]
+OWN = str(Path(__file__).parent / "own_loop.py")
+KEYS = ("prompt_tokens_per_s", "completion_tokens_per_s")
+Figures = dict[str, Any]
+
+
+def libraries() -> Path:
+    """Give the folder of the shared libraries of llama-cpp-python."""
+    from importlib.util import find_spec
+
+    spec = find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
+        raise SystemExit("llama-cpp-python is not installed")
+    return Path(spec.origin).parent / "lib"
+
+
+def llama_bench(folder: str | None) -> tuple[str, dict[str, str]] | None:
+    """Find llama-bench, and the environment in which it runs on the same libraries as edgellm."""
+    program = shutil.which("llama-bench", path=folder)
+    if program is None:
+        return None
+    environment = {**os.environ, LIBRARY_PATH: str(libraries())}
+    if shutil.which("ldd"):
+        listed = subprocess.run(
+            ["ldd", program], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        if str(libraries()) not in listed:
+            raise SystemExit(f"{program} is not linked with libllama: it would measure another one")
+    return program, environment
+
+
+def output(command: list[str], environment: dict[str, str] | None = None) -> str:
+    """Run a command and give what it writes to stdout."""
+    return subprocess.run(
+        command,
+        env=environment,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ).stdout
+
+
+def contestants(model: Path, args: argparse.Namespace) -> dict[str, Callable[[], Figures]]:
+    """Give what is measured, by name: each measures once, after a run to warm up."""
+    sizes = ["-p", str(args.prompt), "-n", str(args.generate), "-t", str(args.threads)]
+
+    def ours() -> Figures:
+        found: Figures = json.loads(
+            output([*EDGELLM, "bench", str(model), *sizes, "-r", "1", "--json"])
+        )
+        return found
+
+    def own() -> Figures:
+        found: Figures = json.loads(output([sys.executable, OWN, str(model), *sizes]))
+        return found
+
+    named: dict[str, Callable[[], Figures]] = {"edgellm": ours, "llama-cpp-python": own}
+    peer = llama_bench(args.peers)
+    if peer is not None:
+        program, environment = peer
+
+        def bench() -> Figures:
+            rows = json.loads(
+                output([program, "-m", str(model), *sizes, "-r", "1", "-o", "json"], environment)
+            )
+            return {
+                KEYS[0]: next(row["avg_ts"] for row in rows if row["n_prompt"]),
+                KEYS[1]: next(row["avg_ts"] for row in rows if row["n_gen"]),
+            }
+
+        named["llama-bench"] = bench
+    return named
+
+
+def measure(title: str, model: Path, args: argparse.Namespace) -> None:
+    """Compare all on one model, interleaved."""
+    named = contestants(model, args)
+    runs: dict[str, list[Figures]] = {name: [] for name in named}
+    for turn in range(args.rounds):
+        for name in named if turn % 2 == 0 else reversed(named):
+            runs[name].append(named[name]())
+    result: dict[str, object] = {"rounds": args.rounds, "threads": args.threads}
+    for key in KEYS:
+        values = {name: [run[key] for run in found] for name, found in runs.items()}
+        for name, all_of_it in values.items():
+            result[f"{key}, {name} (best)"] = max(all_of_it)
+        for name in values:
+            if name != "edgellm":
+                ratio = paired_ratio(values["edgellm"], values[name])
+                result[f"{key}, edgellm / {name} (median of pairs)"] = ratio
+                best = max(values["edgellm"]) / max(values[name])
+                result[f"{key}, edgellm / {name} (best of each)"] = best
+    ours = runs["edgellm"]
+    result["share of the roofline (best)"] = max(run["roofline_share"] for run in ours)
+    for name, pick in (("median", statistics.median), ("best", max)):
+        if ours[0]["expected_tokens_per_s"] is None:  # other threads than the usual number
+            break
+        measured = pick([run[KEYS[1]] for run in ours])
+        result[f"speed model / measured ({name})"] = ours[0]["expected_tokens_per_s"] / measured
+    report(f"speed, {title}", result, as_json=args.json)
+
+
+def main() -> None:
+    """Measure SmolLM2, Gemma 3 270M where the store has it, and stories15M where it is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9, help="repetitions, interleaved")
+    parser.add_argument("--json", action="store_true", help="one JSON object for each model")
+    parser.add_argument("--peers", default=os.environ.get("EDGELLM_PEERS"), help="a folder")
+    parser.add_argument("--threads", type=int, help="default: as edgellm chooses")
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--generate", type=int, default=64)
+    args = parser.parse_args()
+    if args.threads is None:
+        from edgellm.device.cpu import default_threads
+
+        args.threads = default_threads()
+    for title, model in models(Path(tempfile.mkdtemp())):
+        measure(title, model, args)
+
+
+def models(scratch: Path) -> list[tuple[str, Path]]:
+    """List the models that are there; stories15M is converted into the folder."""
+    from edgellm.api.convert import convert
+    from edgellm.models.store import stored_models
+
+    found = [("SmolLM2-135M-Instruct Q4_1", default_model())]
+    found += [
+        ("Gemma 3 270M Q4_K_M", model.path)
+        for model in stored_models()
+        if model.name == "gemma3-270m"
+    ]
+    if (folder := stories15m()) is not None:
+        path = scratch / "stories15M-f16.gguf"
+        convert(folder, path)
+        found.append(("stories15M f16", path))
+    return found
+
+
+if __name__ == "__main__":
+    main()
