@@ -21,10 +21,10 @@ from edgellm.errors import TemplateError, UsageError
 from edgellm.generate.cached import MIN_TOKENS, CachedContext, open_cache
 from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult
 from edgellm.generate.overflow import ContextChange, Policy, check_policy
-from edgellm.generate.prompt import chat_tokens, text_tokens
+from edgellm.generate.prompt import text_tokens
 from edgellm.generate.sliding import text_prompt
 from edgellm.generate.template import ChatTemplate, Message
-from edgellm.generate.view import View
+from edgellm.generate.view import View, renderer
 from edgellm.generate.window import ChatPrompt
 
 if TYPE_CHECKING:
@@ -285,12 +285,14 @@ class LoadedModel:
             messages.insert(0, Message("system", system))
         template = self._require_template()
         options = GenerateOptions(sampling or Sampling(), max_tokens, tuple(stop))
-        context = self._open(self._needed(chat_tokens(self._model, template, messages), options))
+        render = renderer(self._model, template)
+        view = View.of(messages, keep=keep)
+        context = self._open(self._needed(render(view), options))
         chat_prompt = ChatPrompt(
             self._model,
             context,
-            template,
-            View.of(messages, keep=keep),
+            render,
+            view,
             policy=policy,
             max_tokens=max_tokens,
             on_change=on_change,

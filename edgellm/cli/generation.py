@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +22,7 @@ from edgellm.cli.sizes import human_bytes, size_or_none
 if TYPE_CHECKING:
     from edgellm.api.chat import LoadedModel
     from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult
-    from edgellm.generate.overflow import ContextChange
+    from edgellm.generate.overflow import ContextChange, ForgottenTurn
 
 __all__ = [
     "cancel_on_interrupt",
@@ -33,6 +33,7 @@ __all__ = [
     "load_model",
     "loading_options",
     "notice",
+    "numbered",
     "prepare_stdout",
     "printable_text",
     "read_stdin",
@@ -181,15 +182,11 @@ def tell_change(change: ContextChange) -> None:
 def _what_changed(change: ContextChange) -> str:
     dropped = f"{change.dropped_tokens:,} tokens"
     if change.turns:
-        first, last = change.turns[0].number, change.turns[-1].number
-        what = f"turn {first}" if first == last else f"turns {first}-{last}"
-        what = f"{what} ({dropped})"
-    elif change.summary is not None:
-        what = f"the text ({dropped})"
-    elif change.where == "before":
-        what = f"the first {dropped} of the text"
+        what = f"{numbered(change.turns)} ({dropped})"
+    elif change.what == "summary":
+        what = f"the summary ({dropped})"
     else:
-        what = f"the oldest {dropped}"
+        what = f"the text ({dropped})" if change.summary else f"the first {dropped} of the text"
     if change.summary is None:
         why = f" ({change.failure})" if change.failure else ""
         return f"dropped {what}{why}; {change.left_tokens:,} are in use now"
@@ -197,6 +194,12 @@ def _what_changed(change: ContextChange) -> str:
         f"folded {what} into a summary of {change.summary_tokens:,}; {change.left_tokens:,} are "
         f"in use now. The summary: {isolated(change.summary)}"
     )
+
+
+def numbered(turns: Sequence[ForgottenTurn]) -> str:
+    """Name turns that follow each other by their numbers."""
+    first, last = turns[0].number, turns[-1].number
+    return f"turn {first}" if first == last else f"turns {first}-{last}"
 
 
 def isolated(text: str) -> str:

@@ -12,7 +12,8 @@ from edgellm.generate.overflow import ContextChange, Policy
 from edgellm.generate.prompt import text_tokens
 from edgellm.generate.sliding import check_turns, text_prompt
 from edgellm.generate.template import ChatTemplate, Message
-from edgellm.generate.view import View
+from edgellm.generate.usage import WindowUse, window_use
+from edgellm.generate.view import View, renderer
 from edgellm.generate.window import ChatPrompt
 
 __all__ = ["Conversation"]
@@ -143,6 +144,17 @@ class Conversation:
         self.messages = list(messages)
         self.summary, self.forgotten = summary, forgotten
 
+    def usage(self) -> WindowUse:
+        """Give what the conversation takes of the window.
+
+        Raises:
+            TemplateError: the template refuses the messages.
+        """
+        if self._template is None:
+            return WindowUse(self.context_size, 0, 0, 0, ())
+        render = renderer(self._model, self._template, self._spoken)
+        return window_use(self._view(self.messages), self.context_size, render)
+
     def _prompt(self, asked: list[Message]) -> Prompt:
         """Take what the model sees of the messages, the last of which is the question.
 
@@ -150,29 +162,27 @@ class Conversation:
             ContextOverflowError: it fills the context, and nothing may be left out.
             TemplateError: the template refuses the messages.
         """
-        max_tokens = self.options.max_tokens
         if self._template is None:
             return text_prompt(
                 self._model,
                 text_tokens(self._model, asked[-1].content),
                 self._context.size,
                 policy=self.on_overflow,
-                max_tokens=max_tokens,
+                max_tokens=self.options.max_tokens,
                 on_change=self._changed,
             )
         prompt = ChatPrompt(
             self._model,
             self._context,
-            self._template,
+            renderer(self._model, self._template, self._spoken),
             self._view(asked),
             policy=self.on_overflow,
-            max_tokens=max_tokens,
-            spoken=self._spoken,
+            max_tokens=self.options.max_tokens,
         )
 
         def changed(change: ContextChange) -> None:
             self.summary, self.forgotten = prompt.view.summary, prompt.view.forgotten
-            if not change.turns:
+            if change.what == "text":
                 self._shortened[asked[-1].content] = prompt.view.newest
             self._changed(change)
 
@@ -191,7 +201,7 @@ class Conversation:
         ]
         system = [Message("system", self.system)] if self.system else []
         view = View.of([*system, *seen])
-        return view.without(min(self.forgotten, len(view.turns) - 1), self.summary)
+        return view.without(min(self.forgotten, len(messages) // 2), self.summary)
 
     def _keep(self, asked: list[Message]) -> Callable[[GenerationResult], None]:
         def keep(result: GenerationResult) -> None:

@@ -49,20 +49,22 @@ class ContextChange:
 
     Attributes:
         policy: what was done: "shift" where nothing stands for what was dropped.
+        what: "turns", the "text" that is newest (or that is continued), whose beginning went, or
+            the "summary" of what went before.
         where: "before" the answer, or "within" it, when the window was full.
         window: how many tokens the window holds.
         used_tokens: prompt, and what was written of the answer, before.
         dropped_tokens: what the model no longer sees, an earlier summary included.
         summary_tokens: what stands in its place, with what the template writes around it.
         left_tokens: prompt, and what was written of the answer, afterwards.
-        turns: the turns that the model no longer sees; none where the beginning of the newest
-            text was cut off, or a summary stands for that text.
+        turns: the turns that the model no longer sees.
         summary: what stands for what was dropped; None for nothing.
         failure: why there is no summary although one was to be made; None otherwise.
     """
 
     policy: Policy
     where: Where
+    what: Literal["turns", "text", "summary"]
     window: int
     used_tokens: int
     dropped_tokens: int

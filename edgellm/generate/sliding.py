@@ -95,6 +95,7 @@ class SlidingText:
         change = ContextChange(
             policy="shift",
             where=where,
+            what="text",
             window=self._size,
             used_tokens=used,
             dropped_tokens=used - len(cut),

@@ -10,7 +10,7 @@ from dataclasses import replace
 from edgellm.backends.base import CancelledError, Context, Model, Sampling
 from edgellm.generate.engine import FixedPrompt, GenerateOptions, Generation
 from edgellm.generate.template import Message
-from edgellm.generate.view import Turn, View, is_persian, summary_request
+from edgellm.generate.view import Render, Turn, View, is_persian, summary_request
 
 __all__ = ["Summarizer", "longest_beginning", "longest_end"]
 
@@ -36,7 +36,7 @@ class Summarizer:
     Args:
         model: it.
         context: where it runs; what it holds is lost.
-        tokens: renders a view.
+        render: gives the tokens of a view.
         limit: the most tokens of a summary.
     """
 
@@ -44,12 +44,12 @@ class Summarizer:
         self,
         model: Model,
         context: Context,
-        tokens: Callable[[View], list[int]],
+        render: Render,
         limit: int,
     ) -> None:
         self._model = model
         self._context = context
-        self._tokens = tokens
+        self._render = render
         self.limit = limit
 
     def recap(self, view: View, count: int, cancelled: Callable[[], bool]) -> str:
@@ -70,14 +70,14 @@ class Summarizer:
                 View(view.system, (*turns[:n], (Message("user", request),)), summary)
                 for n in range(len(turns), -1, -1)
             ]
-            whole = next((ask for ask in asked[:-1] if len(self._tokens(ask)) <= room), None)
+            whole = next((ask for ask in asked[:-1] if len(self._render(ask)) <= room), None)
             if whole is None:
-                left = room - len(self._tokens(asked[-1]))
+                left = room - len(self._render(asked[-1]))
                 short = self._shortened(turns[0], left, cancelled)
                 whole = replace(asked[-1], turns=(short, *asked[-1].turns))
-                if not short or len(self._tokens(whole)) > room:
+                if not short or len(self._render(whole)) > room:
                     return ""
-            text = self._write([*self._tokens(whole), *opened], cancelled)
+            text = self._write([*self._render(whole), *opened], cancelled)
             if not text:
                 return ""
             summary = f"{opening}{'' if text[0] in ',.:;،؛' else ' '}{text}"
@@ -109,7 +109,7 @@ class Summarizer:
         return ""
 
     def _note(self, piece: str, task: str, cancelled: Callable[[], bool]) -> str:
-        return self._write(self._tokens(self._ask(piece, task)), cancelled)
+        return self._write(self._render(self._ask(piece, task)), cancelled)
 
     def _ask(self, piece: str, task: str) -> View:
         language = "fa" if is_persian(piece) else "en"
@@ -125,7 +125,7 @@ class Summarizer:
             room = self._context.size - self.limit
 
             def fits(piece: str, room: int = room) -> bool:
-                return len(self._tokens(self._ask(piece, task))) <= room
+                return len(self._render(self._ask(piece, task))) <= room
 
             piece = longest_beginning(text, self._context.size, fits)
             if not piece:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgellm.generate.template import Message
+from edgellm.backends.base import Tokenizer
+from edgellm.generate.prompt import chat_tokens
+from edgellm.generate.template import ChatTemplate, Message
 
-__all__ = ["Turn", "View", "is_persian", "summary_request"]
+__all__ = ["Render", "Turn", "View", "is_persian", "renderer", "summary_request"]
 
 # A question with what follows it: its answer, or nothing where that is to be written.
 Turn = tuple[Message, ...]
@@ -87,6 +89,31 @@ class View:
         turn = self.turns[-1]
         changed = (*turn[:-1], replace(turn[-1], content=text))
         return replace(self, turns=(*self.turns[:-1], changed))
+
+
+# Gives the tokens of a view.
+Render = Callable[[View], list[int]]
+
+
+def renderer(
+    model: Tokenizer, template: ChatTemplate, spoken: Mapping[str, Sequence[int]] | None = None
+) -> Render:
+    """Give what renders views, with the tokens that answers were generated as by their texts.
+
+    It raises TemplateError where the template refuses a view.
+    """
+    known = {} if spoken is None else spoken
+
+    def render(view: View) -> list[int]:
+        messages = view.messages
+        tokens = {
+            index: known[message.content]
+            for index, message in enumerate(messages)
+            if message.role == "assistant" and message.content in known
+        }
+        return chat_tokens(model, template, messages, tokens)
+
+    return render
 
 
 def summary_request(text: str) -> tuple[str, str]:

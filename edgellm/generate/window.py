@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from edgellm.backends.base import Context, Model
 from edgellm.errors import ContextOverflowError
@@ -14,10 +14,8 @@ from edgellm.generate.overflow import (
     answer_reserve,
     first_words,
 )
-from edgellm.generate.prompt import chat_tokens
 from edgellm.generate.summary import Summarizer, longest_end
-from edgellm.generate.template import ChatTemplate
-from edgellm.generate.view import View
+from edgellm.generate.view import Render, View
 
 __all__ = ["ChatPrompt"]
 
@@ -45,45 +43,28 @@ class ChatPrompt:
         self,
         model: Model,
         context: Context,
-        template: ChatTemplate,
+        render: Render,
         view: View,
         *,
         policy: Policy,
         max_tokens: int = -1,
-        spoken: Mapping[str, Sequence[int]] | None = None,
         on_change: Callable[[ContextChange], None] | None = None,
     ) -> None:
         self.view = view
         self.changes: list[ContextChange] = []
         self.on_change = on_change
-        self._model = model
-        self._template = template
+        self._render = render
         self._policy = policy
-        self._spoken = spoken or {}
         self._size = context.size
         self._reserve = answer_reserve(context.size, max_tokens)
-        self._summarizer = Summarizer(model, context, self.tokens, max(1, context.size // 8))
-        self._whole = self.tokens(view)
+        self._summarizer = Summarizer(model, context, render, max(1, context.size // 8))
+        self._whole = self._render(view)
         if policy == "error" and len(self._whole) >= self._size:
             raise ContextOverflowError(
                 f"the prompt has {len(self._whole)} tokens and the context holds {self._size}, so "
                 "that no answer fits",
                 hint=FULL,
             )
-
-    def tokens(self, view: View) -> list[int]:
-        """Render a view.
-
-        Raises:
-            TemplateError: the template refuses it.
-        """
-        messages = view.messages
-        spoken = {
-            index: self._spoken[message.content]
-            for index, message in enumerate(messages)
-            if message.role == "assistant" and message.content in self._spoken
-        }
-        return chat_tokens(self._model, self._template, messages, spoken)
 
     def begin(self, cancelled: Callable[[], bool]) -> Sequence[int]:
         """Give the prompt; the oldest turns leave it, then the beginning of the newest text.
@@ -99,10 +80,10 @@ class ChatPrompt:
         if len(tokens) > limit:
             self._check_newest(limit)
             self._leave_out("before", [], limit, cancelled)
-            tokens = self.tokens(self.view)
+            tokens = self._render(self.view)
         if len(tokens) > limit:
             self._shorten_newest(limit, cancelled)
-            tokens = self.tokens(self.view)
+            tokens = self._render(self.view)
         return tokens
 
     def make_room(
@@ -120,7 +101,7 @@ class ChatPrompt:
         answer = held[len(held) - written :]
         if not self._leave_out("within", answer, limit, cancelled):
             return None
-        return [*self.tokens(self.view), *answer]
+        return [*self._render(self.view), *answer]
 
     def _leave_out(
         self, where: Where, written: Sequence[int], limit: int, cancelled: Callable[[], bool]
@@ -133,12 +114,12 @@ class ChatPrompt:
         older = len(view.turns) - 1
         if not older and view.summary is None:
             return False
-        before = len(self.tokens(view)) + len(written)
+        before = len(self._render(view)) + len(written)
         # Room for some turns to come, so that not each of them changes the prompt's beginning.
         target = limit - self._size // 4
 
         def bare(count: int) -> int:
-            return len(self.tokens(view.without(count))) + len(written)
+            return len(self._render(view.without(count))) + len(written)
 
         if where == "within" and bare(older) > limit:
             return False
@@ -153,26 +134,30 @@ class ChatPrompt:
             else:
                 failure = "no summary fits the window"
             shorter = view.without(count, summary)
-            if summary and len(self.tokens(shorter)) + len(written) <= limit:
+            if summary and len(self._render(shorter)) + len(written) <= limit:
                 self._changed(where, view, shorter, before, bare(count), written, count)
                 return True
             failure = failure or "the summary is too long"
 
         def kept(count: int) -> int:
-            return len(self.tokens(view.without(count, view.summary))) + len(written)
+            return len(self._render(view.without(count, view.summary))) + len(written)
 
-        count = _fewest(kept, older, target, limit) if older else 0
-        shorter = view.without(count, view.summary)
-        if kept(count) > limit:
-            shorter = view.without(count)
-        left = len(self.tokens(shorter)) + len(written)
-        self._changed(where, view, shorter, before, left, written, count, failure)
+        if older:
+            count = _fewest(kept, older, target, limit)
+            shorter = view.without(count, view.summary)
+            left = len(self._render(shorter)) + len(written)
+            self._changed(where, view, shorter, before, left, written, count, failure)
+            view, before = shorter, left
+        if before > limit and view.summary is not None:
+            shorter = view.without(0)
+            left = len(self._render(shorter)) + len(written)
+            self._changed(where, view, shorter, before, left, written, 0)
         return True
 
     def _around(self, view: View) -> int:
         """Give the most tokens that a summary adds to a prompt, with what stands around it."""
         empty = view.without(0, summary="")
-        around = len(self.tokens(empty)) - len(self.tokens(view.without(0)))
+        around = len(self._render(empty)) - len(self._render(view.without(0)))
         # Of the words that begin it, and of two tokens where it meets the template.
         return around + self._summarizer.limit + 16
 
@@ -187,7 +172,7 @@ class ChatPrompt:
         count: int,
         failure: str | None = None,
     ) -> None:
-        left = len(self.tokens(shorter)) + len(written)
+        left = len(self._render(shorter)) + len(written)
         turns = tuple(
             ForgottenTurn(view.forgotten + index + 1, first_words(turn[0].content))
             for index, turn in enumerate(view.turns[:count])
@@ -197,6 +182,7 @@ class ChatPrompt:
             ContextChange(
                 policy="summarize" if folded else "shift",
                 where=where,
+                what="turns" if turns else "summary",
                 window=self._size,
                 used_tokens=before,
                 dropped_tokens=before - bare,
@@ -218,7 +204,7 @@ class ChatPrompt:
         view, keep = self.view, self.view.keep
         text = view.newest
         least = text[:keep] + text[keep:][-1:]
-        count = len(self.tokens(view.without(len(view.turns) - 1).with_newest(least)))
+        count = len(self._render(view.without(len(view.turns) - 1).with_newest(least)))
         if count > limit:
             what = "the system prompt and the question" if least == text else "the system prompt"
             raise ContextOverflowError(
@@ -235,11 +221,11 @@ class ChatPrompt:
         """
         view = self.view
         fixed, rest = view.newest[: view.keep], view.newest[view.keep :]
-        before = len(self.tokens(view))
-        bare = len(self.tokens(view.with_newest(fixed)))
+        before = len(self._render(view))
+        bare = len(self._render(view.with_newest(fixed)))
 
         def fits(end: str) -> bool:
-            return len(self.tokens(view.with_newest(fixed + end))) <= limit
+            return len(self._render(view.with_newest(fixed + end))) <= limit
 
         summary, failure = "", None
         if self._policy == "summarize":
@@ -248,12 +234,13 @@ class ChatPrompt:
             if not summary or not fits(summary):
                 summary, failure = "", "the model gave no summary"
         changed = view.with_newest(fixed + (summary or longest_end(rest, self._size, fits)))
-        left = len(self.tokens(changed))
+        left = len(self._render(changed))
         standing = left - bare if summary else 0
         self._report(
             ContextChange(
                 policy="summarize" if summary else "shift",
                 where="before",
+                what="text",
                 window=self._size,
                 used_tokens=before,
                 dropped_tokens=before - left + standing,

@@ -10,7 +10,7 @@ from edgellm.api.chat import LoadedModel, load
 from edgellm.errors import ContextOverflowError
 from edgellm.generate.overflow import answer_reserve, first_words
 from edgellm.generate.template import Message
-from edgellm.generate.view import View
+from edgellm.generate.view import View, renderer
 from edgellm.generate.window import ChatPrompt
 from tinygguf import write_tiny
 
@@ -44,7 +44,7 @@ def prompt_of(model: LoadedModel, messages, size, policy, max_tokens=-1, keep=0)
     context = Size(model._open(2048), size)
     view = View.of(messages, keep=keep)
     return ChatPrompt(
-        model._model, context, model._require_template(), view,
+        model._model, context, renderer(model._model, model._require_template()), view,
         policy=policy, max_tokens=max_tokens,
     )  # fmt: skip
 
