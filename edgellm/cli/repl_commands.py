@@ -240,9 +240,7 @@ COMMANDS: dict[str, ReplCommand] = {
     "/set": ReplCommand("/set [NAME VALUE]", "set a parameter (temp 0.2), or show them", set_value),
     "/show": ReplCommand("/show [VIEW]", f"show one of: {', '.join(VIEWS)}", show_view),
     "/stats": ReplCommand("/stats", "the numbers of the last answer", stats),
-    "/ctx": ReplCommand(
-        "/ctx", "what fills the context, and what left it", show_context
-    ),
+    "/ctx": ReplCommand("/ctx", "what fills the context, and what left it", show_context),
     "/save": ReplCommand("/save NAME", "save the conversation", save),
     "/load": ReplCommand("/load [NAME]", "load a saved conversation, or list them", load),
     "/regen": ReplCommand("/regen", "answer the last question again", regenerate),

@@ -9,7 +9,15 @@ from edgellm.backends.base import Tokenizer
 from edgellm.generate.prompt import chat_tokens
 from edgellm.generate.template import ChatTemplate, Message
 
-__all__ = ["Render", "Turn", "View", "is_persian", "renderer", "summary_request"]
+__all__ = [
+    "SUMMARY_REQUESTS",
+    "Render",
+    "Turn",
+    "View",
+    "is_persian",
+    "renderer",
+    "summary_request",
+]
 
 # A question with what follows it: its answer, or nothing where that is to be written.
 Turn = tuple[Message, ...]

@@ -78,7 +78,8 @@ class ChatPrompt:
             return tokens
         limit = self._size - self._reserve
         if len(tokens) > limit:
-            self._check_newest(limit)
+            limit = max(limit, self._least_limit())
+        if len(tokens) > limit:
             self._leave_out("before", [], limit, cancelled)
             tokens = self._render(self.view)
         if len(tokens) > limit:
@@ -195,23 +196,27 @@ class ChatPrompt:
             shorter,
         )
 
-    def _check_newest(self, limit: int) -> None:
-        """Make sure that what has to stay fits, before anything is left out.
+    def _least_limit(self) -> int:
+        """Give the tokens that a prompt may have in any case, beside the answer.
+
+        What has to stay leaves something: half of that is for the newest text, before it is cut
+        to give an answer its share.
 
         Raises:
-            ContextOverflowError: it does not.
+            ContextOverflowError: what has to stay fills the window.
         """
         view, keep = self.view, self.view.keep
         text = view.newest
         least = text[:keep] + text[keep:][-1:]
         count = len(self._render(view.without(len(view.turns) - 1).with_newest(least)))
-        if count > limit:
-            what = "the system prompt and the question" if least == text else "the system prompt"
+        if count >= self._size:
+            what = "system prompt and question" if keep else "the system prompt"
             raise ContextOverflowError(
-                f"{what} alone have {count} tokens; with {self._reserve} for an answer they do "
-                f"not fit a context of {self._size}",
+                f"{what} alone have {count} tokens and the context holds {self._size}, so that no "
+                "answer fits",
                 hint=TOO_LONG,
             )
+        return count + (self._size - count) // 2
 
     def _shorten_newest(self, limit: int, cancelled: Callable[[], bool]) -> None:
         """Take away from the newest text what does not fit.

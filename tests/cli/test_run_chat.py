@@ -462,3 +462,79 @@ def test_a_template_that_refuses_is_a_sentence(call, tmp_path):
     status, out, err = call("run", str(path), "x")
     assert (status, out) == (1, "")
     assert "refuses the messages: only tools speak" in err
+
+
+# A context that is full.
+
+
+def test_a_long_text_from_a_pipe_is_shortened_and_the_prompt_is_not(call, tiny):
+    args = ("run", tiny, "what is it?", "--ctx", "200", "-n", "20", *GREEDY)
+    text = "واژه‌ای " * 60
+    assert call(*args, stdin=text)[0] == 6
+    status, out, err = call(*args, "--on-overflow", "shift", "--json", stdin=text)
+    body = json.loads(out)
+    (change,) = body["context_changes"]
+    assert status == 0
+    assert list(change) == [
+        "policy", "where", "what", "window", "used_tokens", "dropped_tokens", "summary_tokens",
+        "left_tokens", "turns", "summary", "failure",
+    ]  # fmt: skip
+    assert (change["what"], change["left_tokens"]) == ("text", body["prompt_tokens"])
+    assert f"context: {change['used_tokens']:,} of 200 tokens were in use; dropped the first" in err
+    assert f"{change['dropped_tokens']:,} tokens of the text" in err
+
+
+def test_the_policy_in_the_environment_and_in_a_chat(call, tiny, monkeypatch):
+    monkeypatch.setenv("EDGELLM_ON_OVERFLOW", "shift")
+    lines = ["x" * 200, "/set on_overflow", "y" * 200, "/set on_overflow error", "z" * 300]
+    status, out, err = chat(call, tiny, *lines)
+    assert (status, out) == (6, f"{ANSWER}\n" * 2)
+    assert "on_overflow     shift" in err
+    assert "dropped turn 1 (" in err
+    status, _, err = chat(call, tiny, "/set on_overflow squeeze")
+    assert (status, "no policy is called 'squeeze'" in err) == (2, True)
+    assert call("run", tiny, "x", "--on-overflow", "none")[0] == 2
+
+
+def test_ctx_shows_what_fills_the_window(call, tiny, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "48")
+    status, _, err = chat(call, tiny, "سلام دنیای بزرگِ قشنگ", "hello " * 20, "/ctx")
+    rows = err.splitlines()
+    turn = len("<user\n>\n<assistant\n>\n") + len(ANSWER.encode())
+    first = turn + len("سلام دنیای بزرگِ قشنگ".encode())
+    second = turn + len("hello " * 20)
+    system = len("s<assistant\n")
+    assert status == 0
+    assert rows == [
+        "  window               512",
+        f"  system, template  {system:6}",
+        f"  turn 1            {first:6}  \u2068سلام دنیای بزرگِ قش…\u2069",
+        f"  turn 2            {second:6}  \u2068hello hello hello…\u2069",
+        f"  left              {512 - system - first - second:6}",
+        "  When it is full: summarize.",
+    ]
+
+
+def test_a_summary_comes_back_with_its_conversation(call, tmp_path):
+    model = str(write_tiny(tmp_path / "t.gguf", answer="ok", endless="tuvwxyz", context=1024))
+    _, _, before = chat(call, model, *["word " * 50] * 5, "/ctx", "/save گفتگو")
+    _, _, after = chat(call, model, "/load گفتگو", "/ctx", "/show history")
+    assert "into a summary of" in before
+    rows = [[line for line in err.splitlines() if line.startswith("  turn ")]
+            for err in (before, after)]  # fmt: skip
+    assert rows[0] == rows[1] != []
+    assert "  summary" in after
+    assert "no longer seen by the model" in after
+    assert after.count("user: word") == 5
+
+
+def test_a_base_model_drops_or_says_that_it_cannot_summarise(call, base):
+    status, _, err = call("run", base, "abc", "--on-overflow", "summarize")
+    assert (status, "cannot be summarised" in err) == (2, True)
+    status, _, err = call("chat", base, "--on-overflow", "summarize", stdin="abc\n")
+    assert (status, "cannot be summarised" in err) == (2, True)
+    args = ("--on-overflow", "shift", "-n", "40", "--ctx", "32", *GREEDY)
+    status, out, err = call("run", base, "a", *args)
+    assert (status, out) == (0, ("bcdefga" * 6)[:40] + "\n")
+    assert "dropped the first" in err
+    assert call("chat", base, *GREEDY, "-n", "1", stdin="a\n/ctx\n")[0] == 0
