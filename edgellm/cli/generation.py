@@ -174,7 +174,7 @@ def tell_change(change: ContextChange) -> None:
     """Say what left the model's sight."""
     begin = "\n" if change.where == "within" else ""  # the answer's line is not at its end
     notice(
-        f"{begin}context: {change.used_tokens:,} of {change.window:,} tokens were in use; "
+        f"{begin}context: {change.used_tokens:,} tokens for a window of {change.window:,}: "
         f"{_what_changed(change)}"
     )
 

@@ -480,7 +480,9 @@ def test_a_long_text_from_a_pipe_is_shortened_and_the_prompt_is_not(call, tiny):
         "left_tokens", "turns", "summary", "failure",
     ]  # fmt: skip
     assert (change["what"], change["left_tokens"]) == ("text", body["prompt_tokens"])
-    assert f"context: {change['used_tokens']:,} of 200 tokens were in use; dropped the first" in err
+    assert (
+        f"context: {change['used_tokens']:,} tokens for a window of 200: dropped the first" in err
+    )
     assert f"{change['dropped_tokens']:,} tokens of the text" in err
 
 
