@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from edgellm.device.memory import (
 from edgellm.device.profiles import THIS, get_profile
 from edgellm.errors import BackendError, UsageError
 from edgellm.models import resolve
+from edgellm.models.store import StoredModel, at
 from edgellm.quantization.receipt import find_receipt
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class ModelDetails:
     `type` is the name of the recipe (general.file_type), or else the tensor type that holds most
     bytes. `bytes` is the size of the file (or of the files with tensors). `receipt` says how it was
     quantized and what that cost; None if nobody measured it. `needs` is what memory depends on.
+    `stored` is the model's entry in the store, with where it came from; None for other files.
     """
 
     path: Path
@@ -104,6 +106,7 @@ class ModelDetails:
     memory: Memory
     needs: Needs
     receipt: Receipt | None = None
+    stored: StoredModel | None = None
 
     @property
     def parameters(self) -> int:
@@ -139,7 +142,8 @@ def show(
     """
     if context is not None and not 1 <= context <= _LIMIT:
         raise UsageError(f"a context of {context} tokens is out of range")
-    return describe(resolve(reference, folders=True), context, cache_type)
+    path = resolve(reference, folders=True)
+    return replace(describe(path, context, cache_type), stored=at(path))
 
 
 def describe(path: Path, context: int | None = None, cache_type: str = "f16") -> ModelDetails:

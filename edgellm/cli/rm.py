@@ -34,7 +34,9 @@ def command(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
             click.echo(
                 printable(f"{model.name}  {human_bytes(model.bytes)}  {model.path}"), err=True
             )
-        click.confirm("Remove?", abort=True, err=True)
+        if not click.confirm("Remove?", err=True):
+            click.echo("nothing is removed", err=True)
+            return
     removed = remove_models(names)
     if as_json:
         echo_json(

@@ -73,8 +73,20 @@ def command(
 
 def _as_json(details: ModelDetails, *, full: bool) -> dict[str, Any]:
     memory = details.memory
+    stored = details.stored
+    manifest = stored.manifest if stored else None
     return {
+        "name": stored.name if stored else None,
         "path": str(details.path),
+        "source": None
+        if manifest is None
+        else {
+            "from": manifest.source,
+            "licence": manifest.licence,
+            "sha256": manifest.sha256,
+            "repo": manifest.repo,
+            "revision": manifest.revision,
+        },
         "format": details.format,
         "architecture": details.architecture,
         "type": details.type,
@@ -166,6 +178,9 @@ def _lines(details: ModelDetails, *, all_tensors: bool, full: bool) -> list[str]
         every = details.bytes > details.path.stat().st_size
         of = "all parts" if every else "this file alone"
         facts["part"] = f"{number + 1} of {count}; the figures are those of {of}"
+    manifest = details.stored.manifest if details.stored else None
+    if manifest is not None:
+        facts["source"] = f"{manifest.source}, licence {manifest.licence}"
     lines = [f"{name:<16} {_line(text)}" for name, text in facts.items()]
     if details.receipt is not None:
         lines += ["", *map(_line, _receipt(details.receipt))]

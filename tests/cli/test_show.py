@@ -68,6 +68,8 @@ def test_a_gguf_file_as_json(model: Path, capsys: pytest.CaptureFixture[str]) ->
     parameters = 8 * 64 + 4 * 64 + 2 * 64
     size = model.stat().st_size
     assert body == {
+        "name": None,
+        "source": None,
         "path": str(model),
         "format": "gguf",
         "architecture": "llama",

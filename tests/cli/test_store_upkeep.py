@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import gguf
+import huggingface_hub
 import pytest
 
 from edgellm.api.convert import convert
@@ -109,7 +113,17 @@ def test_a_pulled_model_runs_and_shows_by_its_short_name(hub: Hub, capsys: Captu
     assert run(["run", "tiny-gguf:q4_k_m", "hi", "--temp", "0"]) == 0
     assert capsys.readouterr().out == "Hi م\u200cس\n"
     assert run(["show", "user/tiny-gguf", "--json"]) == 0
-    assert out_json(capsys)["architecture"] == "llama"
+    body = out_json(capsys)
+    assert (body["name"], body["architecture"]) == ("user/Tiny-GGUF:Q4_K_M", "llama")
+    assert body["source"] == {
+        "from": f"hub user/Tiny-GGUF {COMMIT}",
+        "licence": "apache-2.0",
+        "sha256": hashlib.sha256(hub.repos["user/Tiny-GGUF"].files["tiny-Q4_K_M.gguf"]).hexdigest(),
+        "repo": "user/Tiny-GGUF",
+        "revision": COMMIT,
+    }
+    assert run(["show", "user/tiny-gguf"]) == 0
+    assert f"hub user/Tiny-GGUF {COMMIT}, licence apache-2.0" in capsys.readouterr().out
     assert run(["list", "--json"]) == 0
     models = out_json(capsys)["models"]
     assert isinstance(models, list)
@@ -148,6 +162,42 @@ def test_a_split_model_is_pulled_whole_and_runs(
 def len_of(path: Path) -> int:
     """Count the weights of a file with gguf's own reader."""
     return sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors)
+
+
+def test_the_variables_of_the_hub_are_honoured(hub: Hub, tmp_path: Path) -> None:
+    """In a process of its own: huggingface_hub reads them when it is imported."""
+
+    def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", "from edgellm.cli import main; main()", *words],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    hub.token = "hf_secret"
+    hub.repos["user/Tiny-GGUF"].gated = "auto"
+    refused = command("pull", "user/tiny-gguf")
+    assert refused.returncode == 1
+    assert f"hint: accept them at {hub.address}/user/tiny-gguf, then set HF_TOKEN" in refused.stderr
+    assert command("pull", "user/tiny-gguf", HF_TOKEN="hf_secret").returncode == 0
+    hub.requests.clear()
+    assert command("pull", "user/tiny-gguf", HF_HUB_OFFLINE="1").returncode == 0
+    assert command("run", "tiny-gguf", "hi", "--temp", "0").stdout == "Hi م\u200cس\n"
+    home = tmp_path / "other"
+    huggingface_hub.hf_hub_download(
+        "user/Tiny-GGUF",
+        "tiny-Q8_0.gguf",
+        endpoint=hub.address,
+        cache_dir=home / "hub",
+        token="hf_secret",
+    )
+    hub.requests.clear()
+    done = command("pull", "user/Tiny-GGUF:q8_0", HF_HOME=str(home), HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
+    assert hub.requests == []
 
 
 def test_list_names_interrupted_pulls_and_rm_removes_them(hub: Hub, capsys: Capture) -> None:

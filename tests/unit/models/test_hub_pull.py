@@ -18,6 +18,11 @@ from edgellm_converters.errors import CorruptFileError
 from hub_server import COMMIT, Hub, Repo
 
 NAME = "کاربر"
+# a header of one float32 tensor, and its bytes, by the format's description
+HEADER = json.dumps(
+    {"model.embed_tokens.weight": {"dtype": "F32", "shape": [2, 32], "data_offsets": [0, 256]}}
+).encode()
+SAFETENSORS = len(HEADER).to_bytes(8, "little") + HEADER + bytes(256)
 
 
 def pulled_files() -> list[str]:
@@ -401,12 +406,12 @@ def test_where_no_second_names_are_a_copy_is_made(
 def test_a_folder_of_mlx(hub: Hub) -> None:
     files = {
         "config.json": json.dumps(
-            {"model_type": "llama", "num_hidden_layers": 2, "num_attention_heads": 4,
+            {"model_type": "llama", "num_hidden_layers": 1, "num_attention_heads": 4,
              "hidden_size": 64, "max_position_embeddings": 2048,
              "quantization": {"group_size": 64, "bits": 4}}
         ).encode(),
         "tokenizer.json": b"{}",
-        "model.safetensors": b"x" * 1000,
+        "model.safetensors": SAFETENSORS,
         "pytorch_model.bin": b"pickle",
         "modeling.py": b"import os",
         "README.md": b"#",
@@ -420,7 +425,7 @@ def test_a_folder_of_mlx(hub: Hub) -> None:
     assert sorted(path.name for path in done.path.iterdir()) == [
         "config.json", "model.safetensors", "tokenizer.json",
     ]  # fmt: skip
-    assert (done.path / "model.safetensors").read_bytes() == b"x" * 1000
+    assert (done.path / "model.safetensors").read_bytes() == SAFETENSORS
     assert resolve("tiny-4bit") == done.path
     lines = "".join(
         f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n"
@@ -429,16 +434,24 @@ def test_a_folder_of_mlx(hub: Hub) -> None:
     assert done.sha256 == hashlib.sha256(lines.encode()).hexdigest()
     needs = seen[0].needs
     assert needs is not None
-    # 2 layers x 2048 tokens x (64 + 64) x 2 bytes
-    assert needs.memory >= done.bytes + 2 * 2048 * 128 * 2
+    # 1 layer x 2048 tokens x (64 + 64) x 2 bytes
+    assert needs.memory >= done.bytes + 2048 * 128 * 2
     hub.requests.clear()
     assert pull("mlx-community/Tiny-4bit").already
     assert hub.file_requests() == []
 
 
+def test_a_folder_that_breaks_a_rule_gets_no_name(hub: Hub) -> None:
+    files = {"config.json": b"{}", "model.safetensors": b"\xff" * 99}
+    hub.repos["user/folder"] = Repo(files)
+    with pytest.raises(CorruptFileError, match=r"model\.safetensors"):
+        pull("user/folder")
+    assert pulled_files() == []
+
+
 def test_a_small_file_that_is_another_is_thrown_away(hub: Hub) -> None:
     """Files outside of LFS are verified by git's hash."""
-    files = {"config.json": b"{}", "model.safetensors": b"x", "tokenizer.json": b'{"a": 1}'}
+    files = {"config.json": b"{}", "model.safetensors": SAFETENSORS, "tokenizer.json": b'{"a": 1}'}
     hub.repos["user/folder"] = Repo(files)
     hub.corrupt = 0
     with pytest.raises(FetchError, match="has the git hash"):

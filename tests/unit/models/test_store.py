@@ -123,3 +123,11 @@ def test_a_new_file_is_readable_by_others(tmp_path: Path) -> None:
     with store.new_file(tmp_path / "folder" / "a.gguf") as file:
         file.write(b"x")
     assert (tmp_path / "folder" / "a.gguf").stat().st_mode & 0o777 == 0o644
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_written_is_not(folder: Path) -> None:
+    (folder / ".a.gguf.x.partial").write_bytes(b"half")
+    with store.new_file(folder / "b.gguf") as file:
+        file.write(b"GGUF")
+        store.clean()
+    assert [path.name for path in folder.iterdir()] == ["b.gguf"]
