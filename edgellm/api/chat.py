@@ -21,7 +21,7 @@ from edgellm.errors import TemplateError, UsageError
 from edgellm.generate.cached import MIN_TOKENS, CachedContext, open_cache
 from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult
 from edgellm.generate.overflow import ContextChange, Policy, check_policy
-from edgellm.generate.prompt import text_tokens
+from edgellm.generate.prompt import chat_tokens, text_tokens
 from edgellm.generate.sliding import text_prompt
 from edgellm.generate.template import ChatTemplate, Message
 from edgellm.generate.view import View, renderer
