@@ -32,14 +32,27 @@ class Repl:
         reader: LineReader,
         *,
         model: str | None,
+        name: str = LAST,
         as_json: bool = False,
     ) -> None:
+        """Take what it needs.
+
+        Args:
+            loaded: the model.
+            conversation: on that model.
+            reader: where messages and commands come from.
+            model: the reference that a saved conversation names.
+            name: what the conversation is kept as; without a name of its own it is kept only for a
+                person, and not for a pipe.
+            as_json: whether answers are JSON objects.
+        """
         self.loaded = loaded
         self.conversation = conversation
         self._reader = reader
         self._model = model
         self._as_json = as_json
-        self._keeps = reader.interactive
+        self.name = name
+        self._keeps = reader.interactive or name != LAST
 
     def run(self) -> None:
         """Go on until Ctrl-D, the end of the pipe, or /bye."""
@@ -73,10 +86,20 @@ class Repl:
         talk = self.conversation
         return SavedSession(model, talk.system, tuple(talk.messages), talk.summary, talk.forgotten)
 
+    def rename(self, name: str) -> None:
+        """Keep the conversation under another name from now on."""
+        self.name = name
+        self._keeps = self._reader.interactive or name != LAST
+
     def restore(self, session: SavedSession) -> None:
         """Go on with a saved conversation."""
         self.conversation.restore(session.messages, session.summary, session.forgotten)
         self.conversation.system = session.system if self.conversation.has_template else None
+
+    def tell_other_model(self, session: SavedSession) -> None:
+        """Say so where a saved conversation was with another model."""
+        if session.model != self.session().model:
+            notice(f"(It was with {session.model or 'the default model'}.)")
 
     def _turn(self) -> bool:
         """Read and do one thing; False to leave."""
@@ -113,9 +136,9 @@ class Repl:
             )
 
     def _keep(self) -> None:
-        """Keep the conversation for --continue; say once if that does not work."""
+        """Keep the conversation; say once if that does not work."""
         try:
-            save_session(LAST, self.session())
+            save_session(self.name, self.session())
         except OSError as error:
             self._keeps = False
-            notice(f"edgellm: the conversation cannot be kept for --continue ({error.strerror})")
+            notice(f"edgellm: the conversation cannot be kept ({error.strerror})")

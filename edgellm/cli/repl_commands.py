@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ from edgellm.generate.overflow import check_policy
 
 if TYPE_CHECKING:
     from edgellm.cli.repl import Repl
+
+SESSIONS_SHOWN = 20
+WORDS_SHOWN = 50  # characters of a conversation's first question
 
 __all__ = ["COMMANDS", "ReplCommand", "find_command"]
 
@@ -48,8 +52,12 @@ def leave(_repl: Repl, _rest: str) -> bool:
 
 def clear(repl: Repl, _rest: str) -> None:
     """Forget the conversation."""
+    from edgellm.generate.saved import LAST
+
     repl.conversation.clear()
-    notice("The conversation is cleared.")
+    stays = "" if repl.name == LAST else f" {repl.name} stays as it was saved."
+    repl.rename(LAST)
+    notice(f"The conversation is cleared.{stays}")
 
 
 def system(repl: Repl, rest: str) -> None:
@@ -197,26 +205,46 @@ def stats(repl: Repl, _rest: str) -> None:
 
 
 def save(repl: Repl, rest: str) -> None:
-    """Save the conversation."""
+    """Save the conversation under a name, and keep it there from now on."""
     from edgellm.generate.saved import save_session
 
     if not rest:
         raise UsageError("/save needs a name")
     notice(f"Saved to {save_session(rest, repl.session())}")
+    repl.rename(rest)
+    repl.loaded.keep_prompt()
 
 
 def load(repl: Repl, rest: str) -> None:
-    """Load a conversation, or list what is saved."""
-    from edgellm.generate.saved import load_session, session_names
+    """Go on with a saved conversation, under its name."""
+    from edgellm.generate.saved import load_session
 
     if not rest:
-        names = session_names()
-        notice(f"Saved: {', '.join(names)}" if names else "Nothing is saved yet.")
-        return
+        raise UsageError("/load needs a name", hint="/sessions lists what is saved")
     session = load_session(rest)
     repl.restore(session)
-    of = "" if session.model == repl.session().model else f" (it was with {session.model})"
-    notice(f"Loaded {len(session.messages) // 2} questions with their answers{of}.")
+    repl.rename(rest)
+    notice(f"Loaded {len(session.messages) // 2} questions with their answers.")
+    repl.tell_other_model(session)
+
+
+def show_sessions(_repl: Repl, _rest: str) -> None:
+    """Write the saved conversations: name, time, number of questions, and how they begin."""
+    from edgellm.generate.saved import list_sessions
+
+    listed = list_sessions(SESSIONS_SHOWN)
+    width = max((len(each.name) for each in listed), default=0)
+    for each in listed:
+        when = datetime.fromtimestamp(each.changed).strftime("%Y-%m-%d %H:%M")
+        if each.turns is None:
+            notice(f"  {each.name:<{width}}  {when}  (not a conversation)")
+            continue
+        words = " ".join(each.begins.split())
+        if len(words) > WORDS_SHOWN:
+            words = words[:WORDS_SHOWN] + "…"
+        notice(f"  {each.name:<{width}}  {when}  {each.turns:>3}  {words}")
+    if not listed:
+        notice("Nothing is saved yet.")
 
 
 def regenerate(repl: Repl, _rest: str) -> None:
@@ -241,8 +269,9 @@ COMMANDS: dict[str, ReplCommand] = {
     "/show": ReplCommand("/show [VIEW]", f"show one of: {', '.join(VIEWS)}", show_view),
     "/stats": ReplCommand("/stats", "the numbers of the last answer", stats),
     "/ctx": ReplCommand("/ctx", "what fills the context, and what left it", show_context),
-    "/save": ReplCommand("/save NAME", "save the conversation", save),
-    "/load": ReplCommand("/load [NAME]", "load a saved conversation, or list them", load),
+    "/save": ReplCommand("/save NAME", "save the conversation, and keep it there", save),
+    "/load": ReplCommand("/load NAME", "go on with a saved conversation", load),
+    "/sessions": ReplCommand("/sessions", "list the saved conversations", show_sessions),
     "/regen": ReplCommand("/regen", "answer the last question again", regenerate),
 }
 ALIASES = {"/?": "/help", "/exit": "/bye", "/quit": "/bye", "/regenerate": "/regen"}

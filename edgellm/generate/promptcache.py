@@ -13,7 +13,6 @@ themselves, it belongs to the person alone.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -26,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgellm.errors import EdgellmError
+from edgellm.generate.held import TEMPORARIES, held_temporary, remove_abandoned
 from edgellm.settings import cache_dir
 
 __all__ = ["Entry", "PromptCache", "prompts_dir"]
@@ -177,7 +177,7 @@ class PromptCache:
     def _write(self, fingerprint: str, tokens: bytes, save: Callable[[Path], None]) -> Entry:
         head = self._folder / f"{fingerprint[:16]}-{secrets.token_hex(8)}.head"
         state = head.with_suffix(".state")
-        with _temporary(state) as temporary:
+        with held_temporary(state) as temporary:
             save(temporary)
             with temporary.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
@@ -185,7 +185,7 @@ class PromptCache:
                 os.fsync(file.fileno())
             if size > self._limit // SHARE:
                 raise EdgellmError(f"{size} bytes are too many for a cache of {self._limit}")
-            with _temporary(head) as beside:
+            with held_temporary(head) as beside:
                 body = {
                     "version": VERSION,
                     "fingerprint": fingerprint,
@@ -204,14 +204,11 @@ class PromptCache:
 
     def _sweep(self) -> None:
         """Remove what killed processes left: files of no whole entry that nobody holds."""
-        for file in (*self._folder.glob(".*.tmp"), *self._folder.glob("*.state")):
-            if file.with_suffix(".head").exists():
-                continue
-            with contextlib.suppress(OSError), file.open("rb") as opened:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Who wrote it has ended by now, and perhaps well.
-                if not file.with_suffix(".head").exists():
-                    file.unlink()
+        remove_abandoned(self._folder.glob(TEMPORARIES))
+        # Whoever wrote a state without a head may have written the head while this was asked.
+        remove_abandoned(
+            self._folder.glob("*.state"), lambda state: not state.with_suffix(".head").exists()
+        )
 
     def _make_room(self, size: int) -> None:
         """Remove what was not used for longest, until so many bytes more fit."""
@@ -229,24 +226,6 @@ class PromptCache:
             _unlink(head)
             _unlink(head.with_suffix(".state"))
             total -= both
-
-
-@contextlib.contextmanager
-def _temporary(target: Path) -> Iterator[Path]:
-    """Give an empty file beside the target, for its owner alone; it goes unless it is renamed.
-
-    It is locked while it is written, under its last name too: what nobody holds can be swept away.
-    """
-    path = target.with_name(f".{target.name}.tmp")
-    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        if not path.exists():  # swept away before it was locked
-            raise FileNotFoundError(f"{path}: another process removed it")
-        yield path
-    finally:
-        _unlink(path)
-        os.close(handle)
 
 
 def _read_head(head: Path, fingerprint: str) -> Entry | None:

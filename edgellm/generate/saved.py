@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from edgellm.errors import EdgellmError, NotFoundError, UsageError
+from edgellm.generate.held import TEMPORARIES, held_temporary, remove_abandoned
 from edgellm.generate.template import Message, Role
 from edgellm.settings import home_dir
 
-__all__ = ["LAST", "SavedSession", "load_session", "save_session", "session_names"]
+__all__ = [
+    "LAST",
+    "Listed",
+    "SavedSession",
+    "is_saved",
+    "list_sessions",
+    "load_session",
+    "save_session",
+    "session_names",
+]
 
-LAST = "last"  # the name under which a conversation is kept for `edgellm chat --continue`
+LAST = "last"  # the name of a conversation that nobody gave one
 VERSION = 1
 MAX_BYTES = 64_000_000
 NAME = re.compile(r"[^\W_][\w.\-\u200c]{0,99}")
@@ -58,6 +66,49 @@ def session_names() -> list[str]:
     return [entry.stem for entry in files if NAME.fullmatch(entry.stem)]
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A saved conversation in a list.
+
+    Attributes:
+        name: what it is saved as.
+        changed: when, in seconds since 1970.
+        turns: the number of its questions; None where the file is no conversation.
+        begins: its first question; empty if there is none.
+    """
+
+    name: str
+    changed: float
+    turns: int | None
+    begins: str
+
+
+def list_sessions(limit: int) -> list[Listed]:
+    """Give the saved conversations that were changed last, the newest first."""
+    found = []
+    for name in session_names()[:limit]:
+        try:
+            changed = _path(name).stat().st_mtime
+            messages = load_session(name).messages
+        except (OSError, NotFoundError):  # it was removed just now
+            continue
+        except EdgellmError:
+            found.append(Listed(name, changed, None, ""))
+            continue
+        begins = messages[0].content if messages else ""
+        found.append(Listed(name, changed, len(messages) // 2, begins))
+    return found
+
+
+def is_saved(name: str) -> bool:
+    """Say whether a conversation of that name is there.
+
+    Raises:
+        UsageError: the name is not one word.
+    """
+    return _path(name).is_file()
+
+
 def save_session(name: str, session: SavedSession) -> Path:
     """Write a conversation under a name, replacing one of the same name; gives the path.
 
@@ -85,18 +136,14 @@ def save_session(name: str, session: SavedSession) -> Path:
 
 def _write(path: Path, text: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # mkstemp makes the file readable for its owner alone: a conversation is private.
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
+    remove_abandoned(path.parent.glob(TEMPORARIES))
+    # The file is readable for its owner alone: a conversation is private.
+    with held_temporary(path) as temporary:
+        with temporary.open("wb") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
+        temporary.replace(path)
 
 
 def load_session(name: str) -> SavedSession:

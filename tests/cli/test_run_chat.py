@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from edgellm.api.show import show
 from edgellm.cli.main import run as edgellm
 from edgellm.device.memory import Runtime
 from edgellm.device.profiles import Profile
-from edgellm.generate.saved import session_names
+from edgellm.generate.saved import SavedSession, load_session, save_session, session_names
 from tinygguf import PERSIAN, write_tiny
 
 ANSWER = "Hi " + PERSIAN
@@ -371,7 +372,7 @@ def test_commands(call, tiny):
         "/help", "/set", "/set temp 0.5", "/set top-k 3", "/set predict 2", "/set stop \\n\\n",
         "/show params", "/show model", "/show template", "/system Be brief.", "/system",
         "/set temp", "/set temp ۰٫۲۵", "/set predict", "/set stop", "/set",
-        "/set temp 0", "hello", "/regen", "/clear", "/show history", "/stats", "/load", "/bye",
+        "/set temp 0", "hello", "/regen", "/clear", "/show history", "/stats", "/sessions", "/bye",
         "never reached",
     )  # fmt: skip
     assert (status, out) == (0, "Hi\nHi\n")
@@ -430,12 +431,67 @@ def test_a_conversation_that_fills_the_context_says_so_and_clear_helps(call, tin
 
 
 def test_saved_conversations_come_back(call, tiny):
-    chat(call, tiny, "سلام", "/system کوتاه", "/save یک", "/load")
+    chat(call, tiny, "سلام", "/system کوتاه", "/save یک")
     assert session_names() == ["یک"]
-    _, _, err = chat(call, tiny, "/load یک", "/show history", "/load")
+    _, _, err = chat(call, tiny, "/load یک", "/show history", "/sessions")
     assert "Loaded 1 questions" in err
     assert f"system: کوتاه\nuser: سلام\nassistant: {ANSWER}" in err
-    assert "Saved: یک" in err
+    assert re.search(r"^  یک  \d{4}-\d\d-\d\d \d\d:\d\d    1  سلام$", err, re.M)
+    assert chat(call, tiny, "/load")[0] == 2
+
+
+def turns(name: str) -> list[str]:
+    return [message.content for message in load_session(name).messages[::2]]
+
+
+def test_a_conversation_is_kept_under_the_name_that_it_has(call, tiny):
+    chat(call, tiny, "a", "/save one", "b", "/clear", "c", "/save two", "/load one", "d")
+    assert (turns("one"), turns("two")) == (["a", "b", "d"], ["c"])
+    call("chat", tiny, *GREEDY, stdin="/load two\ne\n/clear\nf\n", terminal=True)
+    assert (turns("two"), turns("last")) == (["c", "e"], ["f"])
+
+
+def test_a_named_conversation_begins_and_goes_on_in_a_pipe_too(call, tiny):
+    for word in ("یک", "دو"):
+        status, out, err = call("chat", tiny, "--session", "کار", *GREEDY, stdin=word + "\n")
+        assert (status, out, err) == (0, ANSWER + "\n", "")
+    assert turns("کار") == ["یک", "دو"]
+    _, _, err = call("chat", "-c", *GREEDY, stdin="سه\n", terminal=True)
+    assert "Going on with کار: 2 questions" in err
+    assert "It was with" not in err
+    assert turns("کار") == ["یک", "دو", "سه"]
+    assert session_names() == ["کار"]
+
+
+def test_a_conversation_goes_on_with_another_model_and_says_so(call, tiny, base):
+    chat(call, tiny, "a", "/save work")
+    _, _, err = call("chat", base, "-c", *GREEDY, "-n", "1", stdin="x\n", terminal=True)
+    assert f"It was with {tiny}" in err
+    assert (turns("work"), load_session("work").model) == (["a", "x"], base)
+
+
+def test_a_conversation_whose_model_is_gone_says_so(call, tmp_path):
+    path = write_tiny(tmp_path / "gone.gguf")
+    chat(call, str(path), "a", "/save work")
+    path.unlink()
+    status, out, err = call("chat", "-c", stdin="")
+    assert (status, out) == (3, "")
+    assert f"the conversation work was with {path}, which is not there any more" in err
+    assert "-m MODEL goes on with another model" in err
+
+
+@pytest.mark.parametrize(
+    "args", [("-c", "--session", "x"), ("--session", "x", "-p", "y"), ("--session", "../x")]
+)
+def test_a_session_option_that_makes_no_sense(call, tiny, args):
+    assert call("chat", tiny, *args, stdin="")[:2] == (2, "")
+
+
+def test_a_file_that_is_no_conversation_stands_in_the_list(call, tiny):
+    path = save_session("bad", SavedSession(None, None, ()))
+    path.write_text("{")
+    assert re.search(r"^  bad  .*\(not a conversation\)$", chat(call, tiny, "/sessions")[2], re.M)
+    assert call("chat", tiny, "--session", "bad", stdin="")[0] == 1
 
 
 def test_continue_goes_on_with_the_last_conversation_and_its_model(call, tiny):
