@@ -59,13 +59,13 @@ def main() -> None:
             "state_bytes": pairs[0][0]["state_bytes"],
         }
         for key in ("time_to_first_token_s", "process_s"):
-            first = [pair[0][key] for pair in pairs]
-            second = [pair[1][key] for pair in pairs]
-            figures[f"{key}, first (median)"] = statistics.median(first)
-            figures[f"{key}, second (median)"] = statistics.median(second)
-            figures[f"{key}, second / first (median of pairs)"] = paired_ratio(second, first)
+            cold = [pair[0][key] for pair in pairs]
+            warm = [pair[1][key] for pair in pairs]
+            figures[f"{key}, first (median)"] = statistics.median(cold)
+            figures[f"{key}, second (median)"] = statistics.median(warm)
+            figures[f"{key}, second / first (median of pairs)"] = paired_ratio(warm, cold)
             figures[f"{key}, second / first (largest)"] = max(
-                b / a for a, b in zip(first, second, strict=True)
+                b / a for a, b in zip(cold, warm, strict=True)
             )
         figures["rounds"] = args.rounds
         report(f"prompt cache, SmolLM2-135M-Instruct, {cache_type}", figures, as_json=args.json)
