@@ -190,7 +190,7 @@ def stats(repl: Repl, _rest: str) -> None:
         notice("There is no answer yet.")
         return
     evaluated = last.prompt_tokens - last.reused_tokens
-    used = last.prompt_tokens + last.completion_tokens
+    used = repl.conversation.usage().used or last.prompt_tokens + last.completion_tokens
     notice(
         f"  prompt          {last.prompt_tokens} tokens, {last.reused_tokens} kept from before, "
         f"{evaluated} evaluated at {last.prompt_tokens_per_s:.1f} tokens/s"

@@ -24,6 +24,7 @@ TASK = {
     "fa": "بیش از همه آنچه را برای این درخواست مهم است نگه دار: {}",
 }
 # A sentence ends at its mark or at the end of its line.
+ENDS = (".", "!", "?", "؟")
 SENTENCE = re.compile(r"[^.!?؟\n]*[.!?؟\n]+\s*|[^.!?؟\n]+$")
 
 
@@ -63,7 +64,7 @@ class Summarizer:
         """
         summary, turns = view.summary, list(view.turns[:count])
         while turns:
-            request, opening = summary_request(_said(turns))
+            request, opening = summary_request(_asked(turns))
             opened = self._model.tokenize(opening, special=False)
             room = self._context.size - self.limit - len(opened)
             asked = [
@@ -77,7 +78,7 @@ class Summarizer:
                 whole = replace(asked[-1], turns=(short, *asked[-1].turns))
                 if not short or len(self._render(whole)) > room:
                     return ""
-            text = self._write([*self._render(whole), *opened], cancelled)
+            text = self._write([*self._render(whole), *opened], request, cancelled)
             if not text:
                 return ""
             summary = f"{opening}{'' if text[0] in ',.:;،؛' else ' '}{text}"
@@ -109,14 +110,16 @@ class Summarizer:
         return ""
 
     def _note(self, piece: str, task: str, cancelled: Callable[[], bool]) -> str:
-        return self._write(self._render(self._ask(piece, task)), cancelled)
+        view, request = self._ask(piece, task)
+        return self._write(self._render(view), request, cancelled)
 
-    def _ask(self, piece: str, task: str) -> View:
+    def _ask(self, piece: str, task: str) -> tuple[View, str]:
+        """Give what asks for the summary of a piece, and the request in it."""
         language = "fa" if is_persian(piece) else "en"
         request = TEXT_REQUESTS[language]
         if task and self._count(task) <= self.limit:
             request = f"{request} {TASK[language].format(task)}"
-        return View((), ((Message("user", f"{piece}\n\n{request}"),),))
+        return View((), ((Message("user", f"{piece}\n\n{request}"),),)), request
 
     def _pieces(self, text: str, task: str) -> list[str]:
         """Cut a text into pieces that fit the window with their request; none if none fits."""
@@ -125,7 +128,7 @@ class Summarizer:
             room = self._context.size - self.limit
 
             def fits(piece: str, room: int = room) -> bool:
-                return len(self._render(self._ask(piece, task))) <= room
+                return len(self._render(self._ask(piece, task)[0])) <= room
 
             piece = longest_beginning(text, self._context.size, fits)
             if not piece:
@@ -147,7 +150,7 @@ class Summarizer:
             texts.append(Message(message.role, text))
         return tuple(texts)
 
-    def _write(self, prompt: Sequence[int], cancelled: Callable[[], bool]) -> str:
+    def _write(self, prompt: Sequence[int], request: str, cancelled: Callable[[], bool]) -> str:
         if cancelled():
             raise CancelledError
         options = GenerateOptions(Sampling(temperature=0), self.limit)
@@ -156,25 +159,36 @@ class Summarizer:
             if cancelled():
                 raise CancelledError
         result = generation.result
-        return _whole_sentences(result.text, ended=result.finish_reason == "stop")
+        return _whole_sentences(result.text, request, ended=result.finish_reason == "stop")
 
     def _count(self, text: str) -> int:
         return len(self._model.tokenize(text, special=False))
 
 
-def _said(turns: Sequence[Turn]) -> str:
-    return " ".join(message.content for turn in turns for message in turn)
+def _asked(turns: Sequence[Turn]) -> str:
+    """Give what the person said, whose language the summary has."""
+    return " ".join(message.content for turn in turns for message in turn if message.role == "user")
 
 
-def _whole_sentences(text: str, *, ended: bool) -> str:
-    """Drop sentences that came before, as small models repeat them, and one that is not whole."""
+def _whole_sentences(text: str, request: str, *, ended: bool) -> str:
+    """Drop what small models write beside a summary, and a sentence that is not whole.
+
+    They say a sentence again and again, and say the request for the summary again.
+    """
     found = [match.group() for match in SENTENCE.finditer(text)]
-    if not ended and len(found) > 1 and not found[-1].rstrip().endswith((".", "!", "?", "؟")):
+    if not ended and len(found) > 1 and not found[-1].rstrip().endswith(ENDS):
         found.pop()
+    asked = _plain(request)
     kept: dict[str, str] = {}
     for sentence in found:
-        kept.setdefault(" ".join(sentence.lower().split()), sentence)
+        plain = _plain(sentence)
+        if plain not in asked:
+            kept.setdefault(plain, sentence)
     return "".join(kept.values()).strip()
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).rstrip("".join(ENDS))
 
 
 def longest_beginning(text: str, most: int, fits: Callable[[str], bool]) -> str:
