@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -44,11 +45,17 @@ class Repo:
         return [entry(name, data) for name, data in self.files.items()]
 
 
+@lru_cache(maxsize=64)
+def digests(data: bytes) -> tuple[str, str]:
+    """sha256 and git's name; hashing megabytes for every request would make the hub slow."""
+    return hashlib.sha256(data).hexdigest(), git_oid(data)
+
+
 def entry(name: str, data: bytes) -> dict[str, Any]:
     """Describe a file as the hub does; everything but text is a large file there."""
-    found: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": git_oid(data)}
+    digest, oid = digests(data)
+    found: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": oid}
     if not name.endswith((".json", ".md", ".txt", ".jinja")):
-        digest = hashlib.sha256(data).hexdigest()
         found["lfs"] = {"sha256": digest, "size": len(data), "pointerSize": 135}
     return found
 

@@ -133,9 +133,11 @@ class StatusLine:
             return
         self._next = now + INTERVAL
         self._drawn = True
-        text = printable(what) + self._rest(done, total, now)
-        width = shutil.get_terminal_size().columns
-        click.echo(f"\r\033[K{text[: width - 1]}", nl=False, err=True)
+        rest = self._rest(done, total, now)
+        text, room = printable(what), max(shutil.get_terminal_size().columns - 1 - len(rest), 8)
+        if len(text) > room:
+            text = text[: room - 3] + "..."
+        click.echo(f"\r\033[K{text}{rest}", nl=False, err=True)
 
     def _rest(self, done: int, total: int, now: float) -> str:
         text = f"  {human_bytes(done)}" if done else ""

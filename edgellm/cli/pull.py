@@ -106,6 +106,11 @@ def pull_and_tell(name: str | None, *, wheels: tuple[Path, ...], force: bool) ->
                 announce=announce,
                 ask=ask,
             )
+    except KeyboardInterrupt:
+        line.clear()
+        if row is None:
+            click.echo("what came is kept: the same command goes on with it", err=True)
+        raise
     finally:
         line.clear()
     if not done.asked:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Body", "RemoteFile", "Repository", "TransientError", "describe", "is_offline", "read"]
 
-MAX_LISTING = 32 << 20  # bytes; a repository of 10,000 files takes some 4 MB
+MAX_LISTING = 16 << 20  # bytes; a repository of 10,000 files takes some 4 MB
 MAX_FILES = 100_000
 MAX_SIZE = 1 << 46
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
@@ -227,8 +227,8 @@ def _repository(repo: str, body: dict[str, Any]) -> Repository | None:
     tags = [tag for tag in _list(body.get("tags")) if isinstance(tag, str)]
     files = [file for file in map(_file, siblings) if file is not None]
     canonical = body.get("id")
-    if isinstance(canonical, str) and canonical.casefold() == repo.casefold():
-        repo = canonical
+    if isinstance(canonical, str) and canonical.lower() == repo.lower():
+        repo = canonical  # as its owner writes it
     return Repository(
         repo=repo,
         revision=revision,
@@ -260,8 +260,8 @@ def _licence(card: object, tags: list[str]) -> str | None:
     if isinstance(card, dict):
         for key in ("license_name", "license"):
             value = card.get(key)
-            if isinstance(value, str) and value:
-                return value[:200]
+            if isinstance(value, str) and value.strip():
+                return " ".join(value[:200].split())
     return next((tag[8:208] for tag in tags if tag.startswith("license:")), None)
 
 

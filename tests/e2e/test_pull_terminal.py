@@ -52,6 +52,7 @@ def test_ctrl_c_leaves_what_came(hub: Hub, tiny_bytes: bytes, screen: list[Termi
     stopped.expect("MB/s, ")
     stopped.expect(" s left")
     stopped.send(INTERRUPT)
+    stopped.expect("what came is kept")
     stopped.expect("edgellm: interrupted")
     assert stopped.wait() == 130
     (partial,) = store.models_dir().rglob("*.partial")
