@@ -72,9 +72,11 @@ _CONFIG: Mapping[str, str] = {
     "vocab_size": "vocab_size",
 }
 
-# A Python process with numpy and llama.cpp loaded, and what a token of a vocabulary takes there.
-_PROCESS = 64 * 2**20
-_TOKEN = 350
+# A Python process with numpy and llama.cpp loaded, and what a token of a vocabulary and a merge of
+# two take there (benchmarks/memory_model.py).
+_PROCESS = 38 * 2**20
+_TOKEN = 210
+_MERGE = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,8 @@ def compute_bytes(metadata: Mapping[str, object], runtime: Runtime) -> int | Non
 
 def process_bytes(metadata: Mapping[str, object]) -> int:
     """Estimate what the program takes beside the model: its code, Python, and the vocabulary."""
-    return _PROCESS + _TOKEN * _vocabulary(metadata)
+    merges = _length(metadata, "tokenizer.ggml.merges") or 0
+    return _PROCESS + _TOKEN * _vocabulary(metadata) + _MERGE * merges
 
 
 def weight_budget(
@@ -319,17 +322,20 @@ def _state_bytes(values: _Values, width: int) -> int:
 
 
 def _vocabulary(metadata: Mapping[str, object]) -> int:
+    tokens = _length(metadata, "tokenizer.ggml.tokens")
+    if tokens is None:
+        tokens = _number(metadata.get(f"{metadata.get('general.architecture')}.vocab_size"))
+    return tokens or 0
+
+
+def _length(metadata: Mapping[str, object], key: str) -> int | None:
+    """Count an array, of a file without decoding it; None if there is none."""
     from edgellm_converters.checkpoints.gguf_values import Metadata
 
-    key = "tokenizer.ggml.tokens"
-    if isinstance(metadata, Metadata):  # counted without decoding them
-        return metadata.stored(key).length if key in metadata else _vocab_size(metadata)
-    tokens = metadata.get(key)
-    return len(tokens) if isinstance(tokens, list) else _vocab_size(metadata)
-
-
-def _vocab_size(metadata: Mapping[str, object]) -> int:
-    return _number(metadata.get(f"{metadata.get('general.architecture')}.vocab_size")) or 0
+    if isinstance(metadata, Metadata):
+        return metadata.stored(key).length if key in metadata else None
+    array = metadata.get(key)
+    return len(array) if isinstance(array, list) else None
 
 
 def _number(value: object) -> int | None:

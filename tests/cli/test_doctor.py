@@ -34,7 +34,7 @@ def test_json(capsys: pytest.CaptureFixture[str], folders: Path) -> None:
     assert err == ""
     assert 1 <= body["cpu"]["threads"] <= body["cpu"]["logical"] <= (os.cpu_count() or 1)
     assert body["memory_bytes"] > body["memory"]["available"] > 0
-    assert body["bandwidth_gb_s"] > 0.1
+    assert body["bandwidth_gb_s"] > 0
     assert {each["name"]: each["available"] for each in body["backends"]}["llama_cpp"]
     assert len(body["backends"]) == len(BACKENDS)
     assert body["llama_cpp"]["package"].startswith("0.3.")

@@ -119,7 +119,7 @@ def test_memory_grows_with_the_context(model: Path, capsys: pytest.CaptureFixtur
 def test_a_device_that_is_too_small(
     model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # 64 MiB are for the program
+    # 38 MiB are for the program
     monkeypatch.setattr("edgellm.api.show.get_profile", lambda _: Profile("this", 2**20, 0))
     memory = as_json(capsys, str(model))["memory"]
     assert (memory["fits"], memory["largest_context"]) == (False, 0)

@@ -189,9 +189,9 @@ SMOL = {
 
 def test_what_is_left_for_weights() -> None:
     runtime = Runtime(8192)
-    # llama.cpp: 180.00 MiB of keys and values, 21.70 MiB of buffers; 64 MiB and 350 bytes a token
+    # llama.cpp: 180.00 MiB of keys and values, 21.70 MiB of buffers; 38 MiB and 210 bytes a token
     left = weight_budget(2**30, SMOL, runtime)
-    other = 2**30 - left - 180 * 2**20 - 64 * 2**20 - 350 * 49152
+    other = 2**30 - left - 180 * 2**20 - 38 * 2**20 - 210 * 49152
     assert other == pytest.approx(21.7 * 2**20, rel=0.01)
     assert weight_budget(2**30, SMOL, Runtime(8192, "q8_0")) - left == 180 * 2**20 * 15 // 32
     with pytest.raises(DoesNotFitError, match=f"a pi leaves {100 * 2**20} bytes .* at 8192 tokens"):
