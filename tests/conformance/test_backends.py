@@ -364,3 +364,26 @@ def test_a_state_of_other_tokens_or_another_type_is_refused(model, context, tmp_
         assert list(to.held) == []
         to.prefill(tokens, GREEDY, never)  # it stays usable
     other.close()
+
+
+@pytest.mark.parametrize("cache_type", CACHE_TYPES)
+def test_the_size_of_a_state_is_known_before_it_is_written(model, tmp_path, cache_type):
+    context = model.open_context(1024, cache_type)
+    context.prefill(model.tokenize("a" * 500, special=False), GREEDY, never)
+    context.save_state(tmp_path / "state")
+    assert context.state_size == pytest.approx((tmp_path / "state").stat().st_size, rel=0.1)
+    context.close()
+
+
+@pytest.mark.parametrize("cache_type", ["q8_0", "q4_0"])
+def test_heads_that_no_block_divides_are_refused_in_a_sentence(subject, tmp_path, cache_type):
+    model = subject.load(subject.convert(tiny.llama(tmp_path / "hf", head_dim=16), tmp_path / "x"))
+    with pytest.raises(BackendError, match=f"cannot be kept as {cache_type}: .*16") as caught:
+        model.open_context(64, cache_type)
+    assert "--cache-type f16" in (caught.value.hint or "")
+    model.open_context(64, "f16").close()
+    model.close()
+
+
+def test_a_backend_names_its_build(subject):
+    assert re.search(r"\d\.\d", subject.backend.build)

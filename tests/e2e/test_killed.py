@@ -22,17 +22,29 @@ from edgellm.generate.promptcache import prompts_dir
 from edgellm.generate.saved import load_session, save_session, sessions_dir
 from tinygguf import PERSIAN, write_tiny
 
-KILLS = int(os.environ.get("TEST_KILLS", "4"))
+KILLS = int(os.environ.get("TEST_KILLS", "6"))
 LIMIT = 15_000_000  # bytes: a dozen states of this model, so that older ones make room all the time
 FILLER = "گفتگویی دراز و بی‌پایان " * 8  # more than 256 bytes, each of which is a token
-# Every answer is kept twice, and its number is written when both files should be there.
+EVENTS = 24  # so often two turns open, rename or remove a temporary file
+# Every answer is kept twice, and its number is written when both files should be there. After the
+# first one the process kills itself at an event, if it is given one's number.
 WRITER = """
-import sys
+import os, signal, sys
 from edgellm.api.chat import load
 from edgellm.errors import NotFoundError
 from edgellm.generate.saved import SavedSession, load_session, save_session
 
-path, limit, filler = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+path, limit, filler, left = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+counts = False
+
+def count(event, args):
+    global left
+    if counts and event in ("open", "os.rename", "os.remove") and ".tmp" in str(args[0]):
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(count)
 with load(path, threads=1, prompt_cache=limit) as model:
     talk = model.conversation()
     try:
@@ -48,6 +60,7 @@ with load(path, threads=1, prompt_cache=limit) as model:
         model.keep_prompt()
         print(number, flush=True)
         number += 1
+        counts = True
 """
 
 
@@ -56,16 +69,19 @@ def tiny(tmp_path_factory):
     return str(write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf", context=1024))
 
 
-def killed(tiny: str, seconds: float) -> int:
-    """Let a process write for a while, and kill it; gives the last number that it wrote."""
+def killed(tiny: str, event: int, seconds: float) -> int:
+    """Kill a process that writes, at an event or after a while; gives the last number it wrote."""
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, tiny, str(LIMIT), FILLER], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", WRITER, tiny, str(LIMIT), FILLER, str(event)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     with process, process.stdout as out:
         first = out.readline()
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
+        if not event:
+            time.sleep(seconds)
+            process.send_signal(signal.SIGKILL)
         numbers = [first, *out.read().splitlines(keepends=True)]
     assert process.returncode == -signal.SIGKILL
     return int([number for number in numbers if number.endswith("\n")][-1])
@@ -83,8 +99,9 @@ def check_states(folder: Path) -> None:
 def test_killed_writers_lose_nothing_and_leave_nothing(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGELLM_CACHE", str(tmp_path))
     chance = random.Random(5)
-    for _ in range(KILLS):
-        last = killed(tiny, chance.uniform(0, 0.1))
+    for turn in range(KILLS):
+        event = 0 if turn % 5 == 4 else chance.randint(1, EVENTS)
+        last = killed(tiny, event, chance.uniform(0, 0.1))
         messages = load_session("work").messages
         questions = [message.content for message in messages[::2]]
         assert questions == [f"{number} {FILLER}" for number in range(len(questions))]
@@ -95,7 +112,7 @@ def test_killed_writers_lose_nothing_and_leave_nothing(tiny, tmp_path, monkeypat
             model.conversation().ask(f"{last} {FILLER}").read()
             assert model.restored_tokens > 256
     # Whoever writes next removes what they left.
-    last = killed(tiny, 0)
+    killed(tiny, 0, 0)
     with load(tiny, threads=1, prompt_cache=LIMIT) as model:
         model.conversation().ask(FILLER + FILLER).read()
     files = {file.name for file in prompts_dir().iterdir()}

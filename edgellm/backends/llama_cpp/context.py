@@ -41,9 +41,19 @@ class LlamaCppContext:
         params.n_outputs_max = 1  # logits of the last token alone: a big vocabulary costs much
         params.type_k = params.type_v = CACHE_TYPES[cache_type]
         params.n_threads = params.n_threads_batch = model.threads
-        self._context = make_context(
-            model.path, model.handle, params, size, "a smaller --ctx needs less memory"
-        )
+        try:
+            self._context = make_context(
+                model.path, model.handle, params, size, "a smaller --ctx needs less memory"
+            )
+        except BackendError as error:
+            if cache_type == "f16":
+                raise
+            # Heads that are no multiple of a block of 32, or an attention without a kernel for it.
+            raise BackendError(
+                f"{model.path}: llama.cpp's cache of this model cannot be kept as {cache_type}: "
+                f"{log.reason()}",
+                hint="--cache-type f16 suits every model",
+            ) from error
         self._memory = native.llama_get_memory(self._context)
         self._chunk = min(native.llama_n_batch(self._context), params.n_ctx)
         self._held: list[int] = []  # the tokens whose keys and values are in the cache
