@@ -103,16 +103,16 @@ class Prompt(Protocol):
 
     changes: list[ContextChange]
 
-    def begin(self, cancelled: Callable[[], bool]) -> Sequence[int]:
+    def begin(self, cancel: threading.Event) -> Sequence[int]:
         """Give the prompt.
 
         Raises:
             ContextOverflowError: it leaves no room for an answer.
-            CancelledError: `cancelled` gave True.
+            CancelledError: `cancel` is set.
         """
 
     def make_room(
-        self, held: Sequence[int], written: int, cancelled: Callable[[], bool]
+        self, held: Sequence[int], written: int, cancel: threading.Event
     ) -> Sequence[int] | None:
         """Give what goes on from a full window; None if there is nothing to leave out.
 
@@ -121,10 +121,10 @@ class Prompt(Protocol):
         Args:
             held: prompt and answer, as the context holds them.
             written: how many of them are the answer's.
-            cancelled: asked between tokens, where a summary is made.
+            cancel: ends that from any thread, where a summary is made.
 
         Raises:
-            CancelledError: `cancelled` gave True.
+            CancelledError: `cancel` is set.
         """
 
 
@@ -135,7 +135,7 @@ class FixedPrompt:
         self.changes: list[ContextChange] = []
         self._tokens = tokens
 
-    def begin(self, cancelled: Callable[[], bool]) -> Sequence[int]:  # noqa: ARG002
+    def begin(self, cancel: threading.Event) -> Sequence[int]:  # noqa: ARG002
         """Give the prompt."""
         return self._tokens
 
@@ -143,7 +143,7 @@ class FixedPrompt:
         self,
         held: Sequence[int],
         written: int,
-        cancelled: Callable[[], bool],
+        cancel: threading.Event,
     ) -> None:
         """Give none: nothing can be left out."""
 
@@ -203,7 +203,7 @@ class Generation:
         count = reused = size = asked = answer_at = 0
         start = first = last = time.perf_counter()
         try:
-            prompt = self._prompt.begin(cancelled)
+            prompt = self._prompt.begin(self.cancel)
             asked = answer_at = len(prompt)
             room = context.size - asked
             if room < 1:
@@ -237,7 +237,7 @@ class Generation:
                 if room == 1 and count + 1 != options.max_tokens:
                     # The token that was sampled last is in no list, so it cannot be put into
                     # another prompt: it is sampled again behind that.
-                    shorter = self._prompt.make_room(list(context.held), count, cancelled)
+                    shorter = self._prompt.make_room(list(context.held), count, self.cancel)
                     if shorter is not None:
                         context.prefill(shorter, self._sampling(), cancelled)
                         ours = context.prefills

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 from edgellm.backends.base import Tokenizer
@@ -70,7 +71,7 @@ class SlidingText:
         self._reserve = answer_reserve(size, max_tokens)
         self._on_change = on_change
 
-    def begin(self, cancelled: Callable[[], bool]) -> Sequence[int]:  # noqa: ARG002
+    def begin(self, cancel: threading.Event) -> Sequence[int]:  # noqa: ARG002
         """Give the text, or the end of it that leaves room for an answer."""
         limit = self._size - self._reserve
         return (
@@ -81,7 +82,7 @@ class SlidingText:
         self,
         held: Sequence[int],
         written: int,  # noqa: ARG002
-        cancelled: Callable[[], bool],  # noqa: ARG002
+        cancel: threading.Event,  # noqa: ARG002
     ) -> Sequence[int] | None:
         """Give the end of the text and of what was written; None if the window is too small."""
         most = min(self._size // 2, self._size - 2)

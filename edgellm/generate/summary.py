@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -53,14 +54,14 @@ class Summarizer:
         self._render = render
         self.limit = limit
 
-    def recap(self, view: View, count: int, cancelled: Callable[[], bool]) -> str:
+    def recap(self, view: View, count: int, cancel: threading.Event) -> str:
         """Summarise a view's first `count` turns, and the summary before them; "" for nothing.
 
         What does not fit the window at once goes into it in pieces: each summary is part of what
         the next one summarises.
 
         Raises:
-            CancelledError: `cancelled` gave True.
+            CancelledError: `cancel` is set.
         """
         summary, turns = view.summary, list(view.turns[:count])
         while turns:
@@ -74,18 +75,18 @@ class Summarizer:
             whole = next((ask for ask in asked[:-1] if len(self._render(ask)) <= room), None)
             if whole is None:
                 left = room - len(self._render(asked[-1]))
-                short = self._shortened(turns[0], left, cancelled)
+                short = self._shortened(turns[0], left, cancel)
                 whole = replace(asked[-1], turns=(short, *asked[-1].turns))
                 if not short or len(self._render(whole)) > room:
                     return ""
-            text = self._write([*self._render(whole), *opened], request, cancelled)
+            text = self._write([*self._render(whole), *opened], request, cancel)
             if not text:
                 return ""
             summary = f"{opening}{'' if text[0] in ',.:;،؛' else ' '}{text}"
             del turns[: len(whole.turns) - 1]
         return summary or ""
 
-    def digest(self, text: str, room: int, task: str, cancelled: Callable[[], bool]) -> str:
+    def digest(self, text: str, room: int, task: str, cancel: threading.Event) -> str:
         """Summarise a text to at most `room` tokens; "" for nothing.
 
         Each piece that fits the window is summarised, then the summaries together, until they fit.
@@ -94,24 +95,24 @@ class Summarizer:
             text: of any length.
             room: tokens.
             task: what the text is needed for; "" if that is not known.
-            cancelled: asked between tokens.
+            cancel: ends that from any thread.
 
         Raises:
-            CancelledError: `cancelled` gave True.
+            CancelledError: `cancel` is set.
         """
         for _ in range(MAX_ROUNDS):
             if self._count(text) <= room:
                 return text.strip()
-            notes = [self._note(piece, task, cancelled) for piece in self._pieces(text, task)]
+            notes = [self._note(piece, task, cancel) for piece in self._pieces(text, task)]
             shorter = "\n".join(note for note in notes if note)
             if len(shorter) >= len(text):
                 return ""
             text = shorter
         return ""
 
-    def _note(self, piece: str, task: str, cancelled: Callable[[], bool]) -> str:
+    def _note(self, piece: str, task: str, cancel: threading.Event) -> str:
         view, request = self._ask(piece, task)
-        return self._write(self._render(view), request, cancelled)
+        return self._write(self._render(view), request, cancel)
 
     def _ask(self, piece: str, task: str) -> tuple[View, str]:
         """Give what asks for the summary of a piece, and the request in it."""
@@ -137,28 +138,24 @@ class Summarizer:
             text = text[len(piece) :]
         return pieces
 
-    def _shortened(self, turn: Turn, room: int, cancelled: Callable[[], bool]) -> Turn:
+    def _shortened(self, turn: Turn, room: int, cancel: threading.Event) -> Turn:
         """Put digests in the place of long texts of a turn; () where that cannot be done."""
         share = room // (2 * len(turn))  # the other half is for what the template writes
         texts = []
         for message in turn:
             text = message.content
             if self._count(text) > share:
-                text = self.digest(text, share, "", cancelled) if share > 0 else ""
+                text = self.digest(text, share, "", cancel) if share > 0 else ""
             if not text and message.content:
                 return ()
             texts.append(Message(message.role, text))
         return tuple(texts)
 
-    def _write(self, prompt: Sequence[int], request: str, cancelled: Callable[[], bool]) -> str:
-        if cancelled():
-            raise CancelledError
+    def _write(self, prompt: Sequence[int], request: str, cancel: threading.Event) -> str:
         options = GenerateOptions(Sampling(temperature=0), self.limit)
-        generation = Generation(self._context, FixedPrompt(prompt), options)
-        for _ in generation:
-            if cancelled():
-                raise CancelledError
-        result = generation.result
+        result = Generation(self._context, FixedPrompt(prompt), options, cancel=cancel).read()
+        if result.finish_reason == "cancelled":
+            raise CancelledError
         return _whole_sentences(result.text, request, ended=result.finish_reason == "stop")
 
     def _count(self, text: str) -> int:

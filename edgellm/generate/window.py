@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 from edgellm.backends.base import Context, Model
@@ -66,12 +67,12 @@ class ChatPrompt:
                 hint=FULL,
             )
 
-    def begin(self, cancelled: Callable[[], bool]) -> Sequence[int]:
+    def begin(self, cancel: threading.Event) -> Sequence[int]:
         """Give the prompt; the oldest turns leave it, then the beginning of the newest text.
 
         Raises:
             ContextOverflowError: no answer fits under this policy.
-            CancelledError: `cancelled` gave True.
+            CancelledError: `cancel` is set.
         """
         tokens = self._whole
         if self._policy == "error":
@@ -80,32 +81,32 @@ class ChatPrompt:
         if len(tokens) > limit:
             limit = max(limit, self._least_limit())
         if len(tokens) > limit:
-            self._leave_out("before", [], limit, cancelled)
+            self._leave_out("before", [], limit, cancel)
             tokens = self._render(self.view)
         if len(tokens) > limit:
-            self._shorten_newest(limit, cancelled)
+            self._shorten_newest(limit, cancel)
             tokens = self._render(self.view)
         return tokens
 
     def make_room(
-        self, held: Sequence[int], written: int, cancelled: Callable[[], bool]
+        self, held: Sequence[int], written: int, cancel: threading.Event
     ) -> Sequence[int] | None:
         """Give a prompt of fewer turns with the answer's tokens behind it; None if none is less.
 
         Raises:
-            CancelledError: `cancelled` gave True.
+            CancelledError: `cancel` is set.
         """
         if self._policy == "error":
             return None
         # Nearly all of the window may be the newest question and its answer: a little is enough.
         limit = self._size - max(2, min(self._reserve, self._size // 16))
         answer = held[len(held) - written :]
-        if not self._leave_out("within", answer, limit, cancelled):
+        if not self._leave_out("within", answer, limit, cancel):
             return None
         return [*self._render(self.view), *answer]
 
     def _leave_out(
-        self, where: Where, written: Sequence[int], limit: int, cancelled: Callable[[], bool]
+        self, where: Where, written: Sequence[int], limit: int, cancel: threading.Event
     ) -> bool:
         """Leave the oldest turns out, so that what is left has at most `limit` tokens if it can.
 
@@ -130,7 +131,7 @@ class ChatPrompt:
             count = _fewest(bare, older, target - around, limit - around)
             summary = ""
             if bare(count) + around <= limit:
-                summary = self._summarizer.recap(view, count, cancelled)
+                summary = self._summarizer.recap(view, count, cancel)
                 failure = None if summary else "the model gave no summary"
             else:
                 failure = "no summary fits the window"
@@ -218,11 +219,11 @@ class ChatPrompt:
             )
         return count + (self._size - count) // 2
 
-    def _shorten_newest(self, limit: int, cancelled: Callable[[], bool]) -> None:
+    def _shorten_newest(self, limit: int, cancel: threading.Event) -> None:
         """Take away from the newest text what does not fit.
 
         Raises:
-            CancelledError: `cancelled` gave True.
+            CancelledError: `cancel` is set.
         """
         view = self.view
         fixed, rest = view.newest[: view.keep], view.newest[view.keep :]
@@ -235,7 +236,7 @@ class ChatPrompt:
         summary, failure = "", None
         if self._policy == "summarize":
             room = min(limit - bare, self._size // 2)
-            summary = self._summarizer.digest(rest, room, fixed.strip(), cancelled)
+            summary = self._summarizer.digest(rest, room, fixed.strip(), cancel)
             if not summary or not fits(summary):
                 summary, failure = "", "the model gave no summary"
         changed = view.with_newest(fixed + (summary or longest_end(rest, self._size, fits)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,10 +36,6 @@ class Size:
 
     def __getattr__(self, name):
         return getattr(self._context, name)
-
-
-def never():
-    return False
 
 
 def prompt_of(model: LoadedModel, messages, size, policy, max_tokens=-1, keep=0) -> ChatPrompt:
@@ -74,7 +72,7 @@ def test_a_prompt_fits_and_its_report_adds_up(
     reserve = answer_reserve(size, max_tokens)
     fixed = rendered([*lead, Message("user", question[-1:])])
     try:
-        tokens = prompt.begin(never)
+        tokens = prompt.begin(threading.Event())
     except ContextOverflowError:
         assert prompt.changes == []
         assert fixed >= size
@@ -121,7 +119,7 @@ def test_a_prompt_fits_and_its_report_adds_up(
 def test_a_document_is_shortened_and_its_question_never(model, document, policy):
     asked = "what is it?\n\n"
     prompt = prompt_of(model, [Message("user", asked + document)], 400, policy, keep=len(asked))
-    assert len(prompt.begin(never)) + 100 <= 400
+    assert len(prompt.begin(threading.Event())) + 100 <= 400
     text = prompt.view.newest
     assert text.startswith(asked)
     assert prompt.changes or text == asked + document
