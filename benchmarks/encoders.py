@@ -5,7 +5,7 @@
 An encoder has no next-token probabilities. What counts is how near the vectors of texts stay to
 those of the float model (mean cosine over documents), and whether a search by them finds the same:
 nDCG@10 (Jarvelin and Kekalainen 2002) on a part of SciFact, all judged documents and 700 others.
-All vectors come from llama.cpp.
+All vectors come from llama.cpp, through edgellm.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 import peers
 from corpus import Retrieval, calibration_files
+from edgellm.api.embed import load_embedder
 from references import cache_folder, reference
 
 TYPES = ("Q2_K", "Q3_K_M", "IQ4_NL", "Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K")
@@ -33,20 +34,10 @@ Vectors = NDArray[np.float32]
 
 
 def vectors(path: Path, texts: list[str], threads: int) -> Vectors:
-    """Give unit vectors of texts by llama.cpp: (texts, columns)."""
-    import llama_cpp
-
-    model = llama_cpp.Llama(
-        str(path), embedding=True, n_ctx=TEXT, n_batch=TEXT, n_threads=threads, verbose=False
-    )
-    try:
-        tokens = [model.tokenize(text.encode())[:TEXT] for text in texts]
-        # Special tokens are words of the text to the tokenizer, so the cut text is its bytes again.
-        cut = [model.detokenize(each).decode("utf-8", "replace") for each in tokens]
-        found = np.array([model.embed(each, normalize=True, truncate=True) for each in cut])
-    finally:
-        model.close()
-    return found.astype(np.float32)
+    """Give unit vectors of texts: (texts, columns)."""
+    with load_embedder(path, threads=threads) as embedder:
+        embedder.max_tokens = TEXT
+        return embedder.embed(texts, truncate=True)
 
 
 def ndcg(queries: Vectors, documents: Vectors, data: Retrieval) -> float:

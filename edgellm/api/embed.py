@@ -96,7 +96,8 @@ class LoadedEmbedder:
         name: what the caller called it.
         backend: the name of the backend that runs it.
         dimension: the numbers of a vector.
-        max_tokens: the longest text that it reads, the tokens around it included.
+        max_tokens: the longest text that it reads, the tokens around it included; it may be set to
+            less, where a model was trained on shorter texts than it can read.
         pooling: how the vectors of tokens become one of the text: mean, cls or last.
     """
 
