@@ -441,6 +441,31 @@ def test_a_folder_of_mlx(hub: Hub) -> None:
     assert hub.file_requests() == []
 
 
+def test_of_a_folder_only_what_is_missing_or_another_comes(hub: Hub) -> None:
+    files = {"config.json": b"{}", "model.safetensors": SAFETENSORS, "tokenizer.json": b"{ }"}
+    hub.repos["user/folder"] = Repo(files)
+
+    def fetched() -> list[str]:
+        return [request.path.rpartition("/")[2] for request in hub.file_requests()]
+
+    hub.cuts, hub.cut_after = -1, 10
+    with pytest.raises(FetchError, match="connection to the hub failed"):
+        pull("user/folder")
+    assert set(fetched()) == {"config.json", "model.safetensors"}
+    hub.cuts = 0
+    hub.requests.clear()
+    done = pull("user/folder")
+    assert fetched() == ["model.safetensors", "tokenizer.json"]
+    assert {path.name: path.read_bytes() for path in done.path.iterdir()} == files
+    newer = files | {"tokenizer.json": b"{  }"}
+    hub.repos["user/folder"] = Repo(newer, commit="f" * 40)
+    hub.requests.clear()
+    assert pull("user/folder").path == done.path
+    assert fetched() == ["tokenizer.json"]
+    assert {path.name: path.read_bytes() for path in done.path.iterdir()} == newer
+    assert len(pulled_files()) == 4
+
+
 def test_a_folder_that_breaks_a_rule_gets_no_name(hub: Hub) -> None:
     files = {"config.json": b"{}", "model.safetensors": b"\xff" * 99}
     hub.repos["user/folder"] = Repo(files)
