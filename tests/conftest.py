@@ -96,10 +96,10 @@ def hub(
     import huggingface_hub
     from huggingface_hub import constants
 
-    from edgellm.models import download, install
+    from edgellm.models import download, place
 
     monkeypatch.setattr(download, "WAITS", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(install, "BEGINNING", 1 << 30)  # all at once, unless a test wants otherwise
+    monkeypatch.setattr(place, "BEGINNING", 1 << 30)  # all at once, unless a test wants otherwise
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -13,7 +15,9 @@ from huggingface_hub import constants
 import hub_server
 from edgellm.api.models import pull
 from edgellm.errors import FetchError, NotFoundError, UsageError
-from edgellm.models import download, install, resolve, store
+from edgellm.models import download, install, place, resolve, store
+from edgellm.models import hub as module
+from edgellm.models.reference import HubReference
 from edgellm_converters.errors import CorruptFileError
 from hub_server import COMMIT, Hub, Repo
 
@@ -63,10 +67,15 @@ def test_a_pull(hub: Hub, tiny_bytes: bytes) -> None:
 def test_what_is_there_is_only_checked(hub: Hub) -> None:
     first = pull("user/tiny-gguf")
     hub.requests.clear()
+    before = first.path.stat()
     again = pull("user/tiny-gguf")
     assert again.already
     assert again.path == first.path
     assert hub.file_requests() == []
+    assert (first.path.stat().st_ino, first.path.stat().st_ctime_ns) == (
+        before.st_ino,
+        before.st_ctime_ns,
+    )
     # damaged meanwhile: brought again
     raw = bytearray(first.path.read_bytes())
     raw[-1] ^= 1
@@ -145,8 +154,8 @@ def test_bytes_that_are_others_are_thrown_away(hub: Hub, tiny_bytes: bytes) -> N
 def test_a_header_that_breaks_a_rule_is_refused_before_the_rest_comes(
     hub: Hub, tiny_bytes: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(install, "BEGINNING", 100_000)
-    monkeypatch.setattr(install, "MAX_HEADER_BYTES", 200_000)
+    monkeypatch.setattr(place, "BEGINNING", 100_000)
+    monkeypatch.setattr(place, "MAX_HEADER_BYTES", 200_000)
     bad = tiny_bytes[:4] + b"\x09" + tiny_bytes[5:]  # version 9
     hub.repos["user/bad"] = Repo({"bad-Q4_K_M.gguf": bad})
     with pytest.raises(CorruptFileError, match="GGUF version 9"):
@@ -159,7 +168,7 @@ def test_a_header_that_breaks_a_rule_is_refused_before_the_rest_comes(
 def test_the_header_is_read_before_the_rest_comes(
     hub: Hub, tiny_bytes: bytes, monkeypatch: pytest.MonkeyPatch, beginning: int
 ) -> None:
-    monkeypatch.setattr(install, "BEGINNING", beginning)
+    monkeypatch.setattr(place, "BEGINNING", beginning)
     seen = []
     done = pull("user/tiny-gguf", announce=seen.append)
     assert done.path.read_bytes() == tiny_bytes
@@ -185,6 +194,14 @@ def test_memory_that_does_not_hold_it_is_asked_about(
     assert pulled_files() == []
     with pytest.raises(DoesNotFitError):
         pull("user/tiny-gguf", ask=lambda plan: False)
+    assert pulled_files() == []
+    hub.cuts, hub.cut_after = -1, 10_000
+    with pytest.raises(FetchError):
+        pull("user/tiny-gguf", force=True)
+    hub.cuts = 0
+    with pytest.raises(DoesNotFitError):
+        pull("user/tiny-gguf")
+    assert len(pulled_files()) == 1  # what came before is kept
     assert pull("user/tiny-gguf", ask=lambda plan: True).path.exists()
     assert pull("user/tiny-gguf:Q8_0", force=True).path.exists()
 
@@ -269,9 +286,42 @@ def test_a_listing_that_is_none(hub: Hub, body: bytes) -> None:
         pull("user/tiny-gguf")
 
 
-def test_a_listing_without_end(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgellm.models import hub as module
+def test_listings_with_something_else_in_them(hub: Hub, tiny_bytes: bytes) -> None:
+    """Any value may stand anywhere: a sentence, or what is left of the listing."""
+    junk = [None, True, -1, 2**70, 1.5, "", "\0", "../x", [], {}, [[]], {"a": 1}, "x" * 10_000]
+    chance = random.Random(7)
+    for _ in range(200):
+        body = {
+            "id": "user/x",
+            "sha": COMMIT,
+            "gated": False,
+            "tags": ["license:mit"],
+            "cardData": {"license": "mit"},
+            "siblings": [hub_server.entry(f"m-{n}.gguf", tiny_bytes) for n in ("Q8_0", "F16")],
+        }
+        for _ in range(chance.randint(1, 3)):
+            node: Any = body
+            while True:
+                key = chance.choice(sorted(node) if isinstance(node, dict) else range(len(node)))
+                inner = node[key]
+                if not isinstance(inner, dict | list) or not inner or chance.random() < 0.3:
+                    node[key] = chance.choice(junk)
+                    break
+                node = inner
+        hub.api_body = json.dumps(body).encode()
+        try:
+            found = module.describe(HubReference("user/x"))
+        except FetchError as error:
+            assert "no listing" in str(error)  # noqa: PT017
+            continue
+        for file in found.files:
+            assert file.name in ("m-Q8_0.gguf", "m-F16.gguf")
+            assert 0 <= file.size < 2**46
+            assert file.sha256 or file.oid
+        assert found.licence is None or len(found.licence) <= 200
 
+
+def test_a_listing_without_end(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_LISTING", 10_000)
     hub.api_body = b" " * 20_000
     with pytest.raises(FetchError, match="longer than 10000"):
@@ -303,6 +353,23 @@ def test_a_size_that_is_a_lie(hub: Hub, tiny_bytes: bytes) -> None:
         assert store.stored_models() == []
         if isinstance(caught.value, FetchError):
             assert sentence in str(caught.value) or "HTTP 416" in str(caught.value)
+
+
+def test_the_hub_on_loopback_is_one_for_huggingface_hub(hub: Hub, tiny_bytes: bytes) -> None:
+    """The official client reads from the same answers what edgellm does."""
+    hub.repos["user/Tiny-GGUF"].files["README.md"] = b"# tiny"
+    info = huggingface_hub.HfApi(endpoint=hub.address).model_info(
+        "user/Tiny-GGUF", revision="main", files_metadata=True
+    )
+    ours = module.describe(HubReference("user/Tiny-GGUF"))
+    assert (ours.revision, ours.gated, ours.licence) == (info.sha, info.gated, "apache-2.0")
+    assert info.siblings is not None
+    theirs = [
+        (each.rfilename, each.size, each.lfs and each.lfs.sha256, each.blob_id)
+        for each in info.siblings
+    ]
+    assert [(f.name, f.size, f.sha256) for f in ours.files] == [each[:3] for each in theirs]
+    assert ours.files[-1].oid == theirs[-1][3]
 
 
 def test_names_in_persian(hub: Hub, tiny_bytes: bytes) -> None:
@@ -505,8 +572,8 @@ def test_an_address_names_revision_and_file(hub: Hub) -> None:
 
 
 def test_two_at_once(hub: Hub) -> None:
-    plan = install.make_plan(install.HubReference("user/Tiny-GGUF"), lambda *_: None)
-    place = install.Place(plan.repository, plan.candidate)
-    with place.locked(), pytest.raises(FetchError, match="another process is pulling"):
+    plan = install.make_plan(HubReference("user/Tiny-GGUF"), lambda *_: None)
+    locked = place.Place(plan.repository, plan.candidate).locked()
+    with locked, pytest.raises(FetchError, match="another process is pulling"):
         pull("user/tiny-gguf")
     assert pull("user/tiny-gguf").path.exists()
