@@ -151,6 +151,7 @@ class LoadedModel:
         self._prompt_cache = prompt_cache
         self._context: Context | None = None
         self._cached: CachedContext | None = None  # the same context, if it has a cache on disk
+        self._restored = 0  # tokens that contexts before this one took from there
         self._template: ChatTemplate | None = None
         self._check_trained(context, needs.trained_context)
         devices = self.devices = accelerators_for(chosen, options)
@@ -199,7 +200,7 @@ class LoadedModel:
     @property
     def restored_tokens(self) -> int:
         """How many tokens of prompts were read from the cache on disk so far."""
-        return self._cached.restored_tokens if self._cached else 0
+        return self._restored + (self._cached.restored_tokens if self._cached else 0)
 
     def keep_prompt(self) -> None:
         """Write the state of the last text to the cache on disk, if there is one, and it is long.
@@ -432,6 +433,7 @@ class LoadedModel:
     def _drop_context(self) -> None:
         if self._context is not None:
             self._context.close()
+            self._restored = self.restored_tokens
             self._context = self._cached = None
 
     def _require_template(self) -> ChatTemplate:

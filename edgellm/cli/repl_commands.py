@@ -6,20 +6,17 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgellm.cli.generation import drawn_seed, notice
 from edgellm.cli.repl_context import show_context
+from edgellm.cli.repl_sessions import load, save, show_sessions
 from edgellm.errors import UsageError
 from edgellm.generate.overflow import check_policy
 
 if TYPE_CHECKING:
     from edgellm.cli.repl import Repl
-
-SESSIONS_SHOWN = 20
-WORDS_SHOWN = 50  # characters of a conversation's first question
 
 __all__ = ["COMMANDS", "ReplCommand", "find_command"]
 
@@ -202,49 +199,6 @@ def stats(repl: Repl, _rest: str) -> None:
     )
     notice(f"  context         {used} of {repl.conversation.context_size} tokens")
     notice(f"  seed            {last.seed}")
-
-
-def save(repl: Repl, rest: str) -> None:
-    """Save the conversation under a name, and keep it there from now on."""
-    from edgellm.generate.saved import save_session
-
-    if not rest:
-        raise UsageError("/save needs a name")
-    notice(f"Saved to {save_session(rest, repl.session())}")
-    repl.rename(rest)
-    repl.loaded.keep_prompt()
-
-
-def load(repl: Repl, rest: str) -> None:
-    """Go on with a saved conversation, under its name."""
-    from edgellm.generate.saved import load_session
-
-    if not rest:
-        raise UsageError("/load needs a name", hint="/sessions lists what is saved")
-    session = load_session(rest)
-    repl.restore(session)
-    repl.rename(rest)
-    notice(f"Loaded {len(session.messages) // 2} questions with their answers.")
-    repl.tell_other_model(session)
-
-
-def show_sessions(_repl: Repl, _rest: str) -> None:
-    """Write the saved conversations: name, time, number of questions, and how they begin."""
-    from edgellm.generate.saved import list_sessions
-
-    listed = list_sessions(SESSIONS_SHOWN)
-    width = max((len(each.name) for each in listed), default=0)
-    for each in listed:
-        when = datetime.fromtimestamp(each.changed).strftime("%Y-%m-%d %H:%M")
-        if each.turns is None:
-            notice(f"  {each.name:<{width}}  {when}  (not a conversation)")
-            continue
-        words = " ".join(each.begins.split())
-        if len(words) > WORDS_SHOWN:
-            words = words[:WORDS_SHOWN] + "…"
-        notice(f"  {each.name:<{width}}  {when}  {each.turns:>3}  {words}")
-    if not listed:
-        notice("Nothing is saved yet.")
 
 
 def regenerate(repl: Repl, _rest: str) -> None:

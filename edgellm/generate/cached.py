@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgellm.backends.base import Backend, Context, Sampling
-from edgellm.generate.promptcache import PromptCache, prompts_dir
+from edgellm.generate.promptcache import PromptCache, log, prompts_dir
 from edgellm.models.identity import model_identity
 
 __all__ = ["MIN_TOKENS", "CachedContext", "open_cache"]
@@ -29,13 +30,13 @@ def open_cache(
     States are found again where all is the same that they depend on: the model's files, the
     backend's build, and the context's size and type. The chat template is none of it: it makes
     other tokens, and a state is found by its tokens.
-
-    Raises:
-        OSError: the model's files cannot be read.
     """
-    parts = [backend.name, backend.build, model_identity(path), cache_type, context.size]
-    text = json.dumps([sys.byteorder, *parts])
-    fingerprint = hashlib.sha256(text.encode()).hexdigest()
+
+    @functools.cache
+    def fingerprint() -> str:
+        parts = [backend.name, backend.build, model_identity(path), cache_type, context.size]
+        return hashlib.sha256(json.dumps([sys.byteorder, *parts]).encode()).hexdigest()
+
     return CachedContext(context, PromptCache(prompts_dir(), limit, worth=MIN_TOKENS), fingerprint)
 
 
@@ -46,7 +47,9 @@ class CachedContext:
         restored_tokens: how many tokens' state came from the cache so far.
     """
 
-    def __init__(self, context: Context, cache: PromptCache, fingerprint: str) -> None:
+    def __init__(
+        self, context: Context, cache: PromptCache, fingerprint: Callable[[], str]
+    ) -> None:
         self._context = context
         self._cache = cache
         self._fingerprint = fingerprint
@@ -91,10 +94,11 @@ class CachedContext:
         """Write the state to the cache, if enough of it is not there; tells whether it is now."""
         tokens = list(self._context.held)
         new = len(tokens) - _common(tokens, self._stored)
-        if not self._whole or new < MIN_TOKENS:
+        key = self._key() if self._whole and new >= MIN_TOKENS else None
+        if key is None:
             return False
         context = self._context
-        kept = self._cache.add(self._fingerprint, tokens, context.state_size, context.save_state)
+        kept = self._cache.add(key, tokens, context.state_size, context.save_state)
         if kept:
             self._stored = tokens
         return kept
@@ -111,13 +115,22 @@ class CachedContext:
         """Free the memory; closing twice does nothing."""
         self._context.close()
 
+    def _key(self) -> str | None:
+        """Give what states are found by; None where the model's files cannot be looked at."""
+        try:
+            return self._fingerprint()
+        except OSError as error:
+            log.debug("no state is looked for: %s", error)
+            return None
+
     def _restore(self, tokens: Sequence[int]) -> int:
         """Take the best state from the cache if it is worth it; gives how much of it is of use."""
         wanted = tokens[:-1]  # the last one is evaluated in any case
         held = _common(self._context.held, wanted)
         if len(wanted) - held < MIN_TOKENS:
             return 0
-        found = self._cache.find(self._fingerprint, wanted)
+        key = self._key()
+        found = self._cache.find(key, wanted) if key else None
         if found is None:
             return 0
         entry, common = found

@@ -28,7 +28,7 @@ from edgellm.errors import EdgellmError
 from edgellm.generate.held import TEMPORARIES, held_temporary, remove_abandoned
 from edgellm.settings import cache_dir
 
-__all__ = ["Entry", "PromptCache", "prompts_dir"]
+__all__ = ["Entry", "PromptCache", "log", "prompts_dir"]
 
 VERSION = 1
 SHARE = 4  # no state may take more than this part of the whole

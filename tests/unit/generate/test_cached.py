@@ -169,3 +169,22 @@ def test_a_conversation_goes_on_from_the_disk(path):
         conversation.messages = messages
         result = conversation.ask("the dog").read()
         assert 256 < model.restored_tokens == result.reused_tokens
+
+
+def test_tokens_from_the_disk_are_counted_over_contexts(path):
+    say(path)
+    with load(path, threads=1, prompt_cache=LIMIT) as model:
+        model.complete("the cat", max_tokens=1).read()  # in a small context, which makes way
+        model.complete(LONG, max_tokens=1).read()
+        assert model.restored_tokens > 256
+        before = model.restored_tokens
+        model._drop_context()
+        assert model.restored_tokens == before
+
+
+def test_a_model_whose_files_cannot_be_read_any_more_is_answered_with(path):
+    text, *_ = say(path, cache=0)
+    with load(path, threads=1, prompt_cache=LIMIT) as model:
+        path.unlink()
+        assert model.complete(LONG, max_tokens=12, sampling=GREEDY).read().text == text
+    assert states() == []
