@@ -52,9 +52,10 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # Of every command that runs a model.
 _LOADING = (
     option("-t", "--threads", type=int, metavar="N",
-           help="Threads  [default: physical cores]."),
+           help="Threads; MLX takes none  [default: physical cores]."),
     option("-ngl", "--gpu-layers", type=int, metavar="N",
-           help="Layers on an accelerator  [default: all that fit, where there is one]."),
+           help="Layers on an accelerator; MLX takes none  [default: all that fit, where there is "
+           "one]."),
     option("--cache-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16",
            show_default=True, help="How the context keeps keys and values."),
     option("--backend", type=click.Choice(["llama_cpp", "mlx"]),

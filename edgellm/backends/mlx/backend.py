@@ -48,12 +48,12 @@ class MLXBackend:
         if options.threads is not None:
             raise UsageError(
                 f"MLX takes no number of threads, and {options.threads} are asked for",
-                hint="leave --threads out for this model",
+                hint="leave --threads (EDGELLM_THREADS) out for this model",
             )
         if options.gpu_layers is not None:
             raise UsageError(
                 "MLX computes all layers on one device, and takes no number of GPU layers",
-                hint="leave --gpu-layers out for this model",
+                hint="leave --gpu-layers (EDGELLM_GPU_LAYERS) out for this model",
             )
         return MLXModel(path, cancelled)
 

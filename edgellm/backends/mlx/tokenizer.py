@@ -67,6 +67,7 @@ class FolderTokenizer:
         self._steps = frozenset(
             str(step.get("type")) for step in steps.get("decoders", [steps]) if step
         )
+        self._size = len(self._tokenizer)  # which transformers counts anew each time
         added = self._tokenizer.added_tokens_decoder
         self._added: dict[int, str] = {token: entry.content for token, entry in added.items()}
         there = {name: token for name in ENDERS | SHOWN if (token := self._find(name)) is not None}
@@ -108,7 +109,7 @@ class FolderTokenizer:
         return [token for token in values if type(token) is int and 0 <= token < len(self)]
 
     def __len__(self) -> int:
-        return len(self._tokenizer)
+        return self._size
 
     @property
     def chat_template(self) -> str | None:
@@ -152,7 +153,8 @@ class FolderTokenizer:
 
     def token_text(self, token: int) -> str:
         """Give a token as the vocabulary writes it; empty where there is none."""
-        return str(self._tokenizer.convert_ids_to_tokens(token) or "")
+        # Of an added token that is looked for in normalized text, tokenizers gives that form.
+        return self._added.get(token) or str(self._tokenizer.convert_ids_to_tokens(token) or "")
 
     def piece(self, token: int) -> bytes | None:
         """Give the bytes of a token in a text; None for one that ends the text.
@@ -177,10 +179,10 @@ class FolderTokenizer:
         """Give the bytes of a token; see `edgellm.backends.base.Tokenizer.token_bytes`."""
         if not 0 <= token < len(self):
             raise UsageError(f"{token} is no token: there are {len(self)}")
-        if token in self._added:
-            return str(self._added[token]).encode()
         text = self.token_text(token)
         if "ByteLevel" in self._steps:
+            if token in self._added:
+                return text.encode()
             table = _bytes_of_characters()
             if all(character in table for character in text):
                 return bytes(table[character] for character in text)
