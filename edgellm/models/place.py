@@ -32,7 +32,7 @@ from edgellm.models.download import (
 )
 from edgellm.models.hub import RemoteFile, Repository
 from edgellm.models.hub_cache import cached_file
-from edgellm.models.needs import MemoryNeeds, memory_needs
+from edgellm.models.needs import MemoryNeeds, memory_needs, require_space
 from edgellm_converters.checkpoints.gguf_header import MAX_HEADER_BYTES, GGUFHeader
 from edgellm_converters.errors import ConvertersError, CorruptFileError
 from edgellm_converters.jsonfile import MAX_BYTES, read_object
@@ -85,6 +85,10 @@ class Place:
         for path in self.staging.rglob("*"):
             if path.is_file() and path not in wanted and partial_of(path, wanted) is None:
                 path.unlink()
+        for path in sorted(self.staging.rglob("*"), reverse=True):
+            if path.is_dir():
+                with suppress(OSError):  # not empty
+                    path.rmdir()
 
     def target(self, file: RemoteFile) -> Path:
         """Give the name of a file while it is gathered."""
@@ -116,6 +120,8 @@ class Place:
             target = self.target(file)
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
+                if source.stat().st_dev != self.staging.stat().st_dev:  # it has to be copied
+                    require_space(self.name, file.size, self.staging)
                 link_or_copy(source, target)
         return False
 

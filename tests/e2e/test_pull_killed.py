@@ -67,6 +67,8 @@ def test_kill_9_while_a_download_is_written(hub: Hub, tiny_bytes: bytes) -> None
         check()
     assert json.loads(start().communicate(timeout=60)[0])["sha256"] == wanted
     check()
+    (model,) = store.stored_models()
+    assert [path.name for path in model.path.parent.iterdir()] == ["tiny-Q4_K_M.gguf"]
     left = {path.name for path in store.models_dir().rglob("*") if path.is_file()}
     assert left == {"tiny-Q4_K_M.gguf", "Q4_K_M.json"}
     print(f"killed {killed}, resumed {resumed}, whole between {finished}")

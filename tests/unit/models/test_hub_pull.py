@@ -571,6 +571,23 @@ def test_an_address_names_revision_and_file(hub: Hub) -> None:
         pull("https://huggingface.co/user/Tiny-GGUF/tree/dev")
 
 
+def test_what_a_killed_process_leaves_beside_the_files_goes(hub: Hub) -> None:
+    hub.cuts, hub.cut_after = -1, 10_000
+    with pytest.raises(FetchError):
+        pull("user/tiny-gguf")
+    hub.cuts = 0
+    (partial,) = store.models_dir().rglob("*.partial")
+    (partial.parent / "tmpabc").mkdir()
+    (partial.parent / "tmpabc" / "tiny-Q4_K_M.gguf").write_bytes(b"GGUF")
+    older = partial.parent.with_name(".Q4_K_M.0123.staging")
+    older.mkdir()
+    (older / "tiny-Q4_K_M.gguf.partial").write_bytes(b"GGUF")
+    done = pull("user/tiny-gguf")
+    assert [path.name for path in done.path.parent.iterdir()] == ["tiny-Q4_K_M.gguf"]
+    assert not older.exists()
+    assert len(pulled_files()) == 2
+
+
 def test_two_at_once(hub: Hub) -> None:
     plan = install.make_plan(HubReference("user/Tiny-GGUF"), lambda *_: None)
     locked = place.Place(plan.repository, plan.candidate).locked()
