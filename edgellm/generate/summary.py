@@ -11,7 +11,7 @@ from dataclasses import replace
 from edgellm.backends.base import CancelledError, Context, Model, Sampling
 from edgellm.generate.engine import FixedPrompt, GenerateOptions, Generation
 from edgellm.generate.template import Message
-from edgellm.generate.view import Render, Turn, View, is_persian, summary_request
+from edgellm.generate.view import Render, Turn, View, is_persian, summary_texts
 
 __all__ = ["Summarizer", "longest_beginning", "longest_end"]
 
@@ -65,7 +65,7 @@ class Summarizer:
         """
         summary, turns = view.summary, list(view.turns[:count])
         while turns:
-            request, opening = summary_request(_asked(turns))
+            request, opening, _ = summary_texts(_asked(turns))
             opened = self._model.tokenize(opening, special=False)
             room = self._context.size - self.limit - len(opened)
             asked = [

@@ -4,45 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from edgellm.backends.base import Tokenizer
 from edgellm.generate.prompt import chat_tokens
 from edgellm.generate.template import ChatTemplate, Message
 
 __all__ = [
-    "SUMMARY_REQUESTS",
+    "ENGLISH",
+    "PERSIAN",
     "Render",
+    "SummaryTexts",
     "Turn",
     "View",
     "is_persian",
     "renderer",
-    "summary_request",
+    "summary_texts",
 ]
 
 # A question with what follows it: its answer, or nothing where that is to be written.
 Turn = tuple[Message, ...]
 
-# How a summary is asked for, and the first words of the answer: a small model that is to begin by
-# itself greets the person instead (seen with SmolLM2-135M).
-SUMMARY_REQUESTS = {
-    "en": (
-        "Summarise our conversation so far in a few short sentences. Keep names, numbers and "
-        "facts.",
-        "So far, you told me that",
-    ),
-    "fa": (
-        "گفتگوی ما را تا اینجا در چند جملهٔ کوتاه خلاصه کن. نام‌ها، عددها و نکته‌های مهم را نگه دار.",
-        "تا اینجا شما گفتید که",
-    ),
-}
+
+class SummaryTexts(NamedTuple):
+    """How a summary is asked for, in one language.
+
+    Attributes:
+        request: what asks for it, behind the turns.
+        opening: the first words of the answer. A small model that is to begin by itself greets the
+            person instead (seen with SmolLM2-135M).
+        question: the question that it stands as the answer to, afterwards.
+    """
+
+    request: str
+    opening: str
+    question: str
+
+
+ENGLISH = SummaryTexts(
+    "Summarise our conversation so far in a few short sentences. Keep names, numbers and facts.",
+    "So far, you told me that",
+    "What have we talked about so far?",
+)
+PERSIAN = SummaryTexts(
+    "گفتگوی ما را تا اینجا در چند جملهٔ کوتاه خلاصه کن. نام‌ها، عددها و نکته‌های مهم را نگه دار.",
+    "تا اینجا شما گفتید که",
+    "تا اینجا چه گفتیم؟",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
     """What of a conversation is rendered.
 
-    A summary stands as a turn of its own before the others: the request for it, and the summary as
-    the model's answer. So it works with every template, one without a system role or one that
+    A summary stands as a turn of its own before the others: a question, and the summary as the
+    model's answer. So it works with every template, one without a system role or one that
     insists on turns, and the model reads its own words as its own.
 
     Attributes:
@@ -78,8 +94,8 @@ class View:
         rest = [message for turn in self.turns for message in turn]
         if self.summary is None:
             return [*self.system, *rest]
-        request, _ = summary_request(self.summary)
-        recap = [Message("user", request), Message("assistant", self.summary)]
+        question = summary_texts(self.summary).question
+        recap = [Message("user", question), Message("assistant", self.summary)]
         return [*self.system, *recap, *rest]
 
     @property
@@ -124,9 +140,9 @@ def renderer(
     return render
 
 
-def summary_request(text: str) -> tuple[str, str]:
-    """Give the request for a summary, and the words that begin it, in the language of a text."""
-    return SUMMARY_REQUESTS["fa" if is_persian(text) else "en"]
+def summary_texts(text: str) -> SummaryTexts:
+    """Give how a summary is asked for in the language of a text."""
+    return PERSIAN if is_persian(text) else ENGLISH
 
 
 def is_persian(text: str) -> bool:
