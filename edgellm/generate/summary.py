@@ -110,6 +110,10 @@ class Summarizer:
             text = shorter
         return ""
 
+    def is_short(self, text: str) -> bool:
+        """Tell whether a text may stand beside a summary: it has at most half of its tokens."""
+        return self._count(text) <= self.limit // 2
+
     def _note(self, piece: str, task: str, cancel: threading.Event) -> str:
         view, request = self._ask(piece, task)
         return self._write(self._render(view), request, cancel)

@@ -225,21 +225,26 @@ class ChatPrompt:
         Raises:
             CancelledError: `cancel` is set.
         """
-        view = self.view
-        fixed, rest = view.newest[: view.keep], view.newest[view.keep :]
+        view, keep = self.view, self.view.keep
+        text = view.newest
         before = len(self._render(view))
-        bare = len(self._render(view.with_newest(fixed)))
-
-        def fits(end: str) -> bool:
-            return len(self._render(view.with_newest(fixed + end))) <= limit
-
-        summary, failure = "", None
+        summary, failure, bare = "", None, 0
         if self._policy == "summarize":
+            head, body, tail = (text[:keep], text[keep:], "") if keep else self._taken_apart(text)
+            bare = len(self._render(view.with_newest(head + tail)))
             room = min(limit - bare, self._size // 2)
-            summary = self._summarizer.digest(rest, room, fixed.strip(), cancel)
-            if not summary or not fits(summary):
+            if room > 0:
+                summary = self._summarizer.digest(body, room, (head + tail).strip(), cancel)
+            changed = view.with_newest(head + summary + tail)
+            if not summary or len(self._render(changed)) > limit:
                 summary, failure = "", "the model gave no summary"
-        changed = view.with_newest(fixed + (summary or longest_end(rest, self._size, fits)))
+        if not summary:
+            fixed = text[:keep]
+
+            def fits(end: str) -> bool:
+                return len(self._render(view.with_newest(fixed + end))) <= limit
+
+            changed = view.with_newest(fixed + longest_end(text[keep:], self._size, fits))
         left = len(self._render(changed))
         standing = left - bare if summary else 0
         self._report(
@@ -257,6 +262,18 @@ class ChatPrompt:
             ),
             changed,
         )
+
+    def _taken_apart(self, text: str) -> tuple[str, str, str]:
+        """Take a first and a last line from a text, where they are short.
+
+        What a person wants with a text stands before or behind it.
+        """
+        first, line, rest = text.partition("\n")
+        head = first + line if rest.strip() and self._summarizer.is_short(first) else ""
+        body = text[len(head) :].rstrip()
+        before, line, last = body.rpartition("\n")
+        tail = line + last if before.strip() and self._summarizer.is_short(last) else ""
+        return head, body[: len(body) - len(tail)], tail
 
     def _report(self, change: ContextChange, view: View) -> None:
         self.view = view

@@ -208,6 +208,16 @@ def test_a_document_is_summarised_in_pieces_and_its_question_stays(open_model):
     assert change.summary_tokens == len(change.summary)
 
 
+def test_lines_around_a_long_text_stay_when_it_is_summarised(open_model):
+    conversation = talk(open_model(600, answer=None, endless="tuvwxyz"), "summarize")
+    first, last = "who is it?\n", "\nin a word"
+    conversation.ask(first + "word " * 200 + "\n" + "word " * 200 + last + "\n").read()
+    (change,) = conversation.changes
+    seen = rendered(("user", first + change.summary + last))
+    assert conversation.last.prompt_tokens == change.left_tokens == seen
+    assert change.summary_tokens == len(change.summary)
+
+
 @pytest.mark.parametrize("policy", ["error", "shift", "summarize"])
 def test_a_system_prompt_that_fills_the_window_is_refused(open_model, policy):
     conversation = talk(open_model(100), policy, system="s" * 120)
