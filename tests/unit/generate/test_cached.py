@@ -13,6 +13,7 @@ from edgellm.api.chat import load
 from edgellm.api.convert import convert
 from edgellm.backends.base import Sampling
 from edgellm.backends.llama_cpp.context import LlamaCppContext
+from edgellm.backends.mlx.library import missing
 from edgellm.generate.engine import GenerateOptions
 from edgellm.generate.promptcache import prompts_dir
 
@@ -188,3 +189,20 @@ def test_a_model_whose_files_cannot_be_read_any_more_is_answered_with(path):
         path.unlink()
         assert model.complete(LONG, max_tokens=12, sampling=GREEDY).read().text == text
     assert states() == []
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("default")  # what mlx-lm and transformers warn of is theirs
+@pytest.mark.parametrize("cache_type", ["f16", "q4_0"])
+def test_mlx_takes_its_states_from_the_disk_too(original, tmp_path, monkeypatch, cache_type):
+    if reason := missing():
+        pytest.skip(reason)
+    monkeypatch.setenv("EDGELLM_CACHE", str(tmp_path / "cache"))
+    convert(original, tmp_path / "mlx", dtype="f32")
+    texts = []
+    for limit in (0, LIMIT, LIMIT):
+        with load(tmp_path / "mlx", cache_type=cache_type, prompt_cache=limit) as model:
+            result = model.complete(LONG, max_tokens=12, sampling=GREEDY).read()
+            texts.append(result.text)
+    assert 256 < model.restored_tokens == result.reused_tokens
+    assert len(set(texts)) == 1
