@@ -387,3 +387,23 @@ def test_heads_that_no_block_divides_are_refused_in_a_sentence(subject, tmp_path
 
 def test_a_backend_names_its_build(subject):
     assert re.search(r"\d\.\d", subject.backend.build)
+
+
+def test_a_state_of_a_sliding_window_goes_another_way(subject, tmp_path):
+    """What the window has left behind is in the file too: cut back, the model sees it again."""
+    folder = tiny.gemma3(tmp_path / "gemma", max_position_embeddings=2048)
+    model = subject.load(subject.convert(folder, tmp_path / "gemma"))
+    tokens = [3 + (number * 7) % 40 for number in range(600)]
+    first, second, fresh = (model.open_context(2048) for _ in range(3))
+    first.prefill(tokens, GREEDY, never)
+    first.save_state(tmp_path / "state")
+    for kept in (599, 590, 300, 5):
+        prompt = [*tokens[:kept], 3 + (kept * 7 + 1) % 40, 9, 11]
+        second.load_state(tmp_path / "state", tokens)
+        assert second.prefill(prompt, GREEDY, never) == kept
+        fresh.prefill([2], GREEDY, never)  # forgets all
+        fresh.prefill(prompt, GREEDY, never)
+        assert pieces(second, 12) == pieces(fresh, 12), kept
+    for context in (first, second, fresh):
+        context.close()
+    model.close()

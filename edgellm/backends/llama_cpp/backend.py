@@ -33,7 +33,7 @@ class LlamaCppBackend:
         native = library()
         version, system = native.llama_version(), native.llama_print_system_info()
         package = importlib.metadata.version("llama_cpp_python")
-        return f"{package} {version.decode()} {native.LLAMA_STATE_SEQ_VERSION} {system.decode()}"
+        return f"{package} {version.decode()} {native.LLAMA_SESSION_VERSION} {system.decode()}"
 
     def refusal(self, path: Path) -> str | None:
         """Say why it cannot run this file; None if it can."""

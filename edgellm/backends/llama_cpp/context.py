@@ -125,15 +125,15 @@ class LlamaCppContext:
     @property
     def state_size(self) -> int:
         """How many bytes `save_state` would write now."""
-        return int(self._native.llama_state_seq_get_size(self._context, 0))
+        return int(self._native.llama_state_get_size(self._context))
 
     def save_state(self, path: Path) -> None:
         """Write keys and values; see `edgellm.backends.base.Context.save_state`."""
         held = (ctypes.c_int32 * len(self._held))(*self._held)
         log.clear()
-        written = self._native.llama_state_seq_save_file(
-            self._context, bytes(path), 0, held, len(held)
-        )
+        # The state of one sequence would lack what a sliding window has left behind, which a prompt
+        # that goes another way looks at again: all is written.
+        written = self._native.llama_state_save_file(self._context, bytes(path), held, len(held))
         if not written:
             raise BackendError(f"{path}: llama.cpp cannot write its state: {log.reason() or ''}")
 
@@ -147,8 +147,8 @@ class LlamaCppContext:
         room = max(len(tokens), 1)
         found, count = (ctypes.c_int32 * room)(), ctypes.c_size_t(0)
         log.clear()
-        read = native.llama_state_seq_load_file(
-            self._context, bytes(path), 0, found, room, ctypes.byref(count)
+        read = native.llama_state_load_file(
+            self._context, bytes(path), found, room, ctypes.byref(count)
         )
         if not read or list(found[: count.value]) != list(tokens):
             native.llama_memory_clear(self._memory, True)
