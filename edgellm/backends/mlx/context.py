@@ -10,6 +10,7 @@ import numpy as np
 
 from edgellm.backends.base import CancelledError, Sampling
 from edgellm.backends.mlx.caches import Caches
+from edgellm.backends.mlx.device import on_cpu
 from edgellm.backends.mlx.library import CLOSED, sentence
 from edgellm.backends.mlx.loading import check_memory
 from edgellm.backends.mlx.sampler import Sampler
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MLXContext"]
 
-CHUNK = 256  # tokens of a prompt that are evaluated at a time; it can be stopped in between
+# Tokens of a prompt that are evaluated at a time: it can be stopped only in between. A processor
+# gains little by more, and takes seconds for as many.
+CHUNK, CPU_CHUNK = 512, 32
 
 
 class MLXContext:
@@ -40,6 +43,7 @@ class MLXContext:
         except BackendError as error:
             raise BackendError(f"{model.path}: {error}", hint="--cache-type f16") from error
         check_memory(f"{model.path}: {size} tokens of context", self._caches.nbytes(size))
+        self._chunk = CPU_CHUNK if on_cpu() else CHUNK
         self._held: list[int] = []  # the tokens whose keys and values are in the cache
         self._whole = True  # whether the cache holds these and nothing of a broken evaluation
         self._sampled: int | None = None  # sampled, but not evaluated yet
@@ -70,10 +74,10 @@ class MLXContext:
         self._sampled = None
         kept = self._keep(tokens)
         last = len(tokens) - 1
-        for start in range(kept, last, CHUNK):
+        for start in range(kept, last, self._chunk):
             if cancelled():
                 raise CancelledError
-            self._evaluate(tokens[start : min(start + CHUNK, last)])
+            self._evaluate(tokens[start : min(start + self._chunk, last)])
         if cancelled():
             raise CancelledError
         # Logits are computed of the last token alone: a big vocabulary costs much.
