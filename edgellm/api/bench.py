@@ -15,7 +15,7 @@ from edgellm.backends.llama_cpp.kernel import measure_kernel
 from edgellm.device.bandwidth import Bandwidth, read_bandwidth
 from edgellm.device.cpu import probe_cpu
 from edgellm.device.ram import probe_ram
-from edgellm.device.speed import cache_read, tokens_per_second, weights_read
+from edgellm.device.speed import cache_read, expected_speed, weights_read
 from edgellm.errors import UsageError
 
 __all__ = ["BenchResult", "Speed", "bench"]
@@ -59,6 +59,8 @@ class BenchResult:
         completion: the speed of writing; None if it was not measured.
         token_bytes: bytes of weights and cache that are read for a token written.
         bandwidth: of main memory; None where the model computes on an accelerator.
+        expected: tokens written a second by the speed model. None where `bandwidth` is, and with
+            another backend or number of threads than kernels were measured with.
     """
 
     model: str
@@ -73,6 +75,7 @@ class BenchResult:
     completion: Speed | None
     token_bytes: int
     bandwidth: Bandwidth | None
+    expected: float | None
 
     @property
     def roofline_share(self) -> float | None:
@@ -80,19 +83,6 @@ class BenchResult:
         if self.completion is None or self.bandwidth is None:
             return None
         return self.completion.mean * self.token_bytes / self.bandwidth.bytes_per_s
-
-    @property
-    def expected(self) -> float | None:
-        """Tokens written a second by the speed model; None where it knows no bandwidth.
-
-        Kernels of llama.cpp are measured with the usual number of threads, which says nothing of
-        another number, or of another backend.
-        """
-        if self.bandwidth is None or self.threads != self.bandwidth.threads:
-            return None
-        return tokens_per_second(
-            self.token_bytes, self.bandwidth.bytes_per_s, self.bandwidth.kernel
-        )
 
 
 def _never() -> bool:
@@ -170,6 +160,9 @@ def bench(
         if not loaded.devices:  # else the weights lie elsewhere, or are read by others
             bandwidth = read_bandwidth(probe_cpu(), probe_ram().available, measure_kernel)
         seen = depth + completion_tokens // 2
+        expected = None
+        if bandwidth is not None and loaded.model.threads == bandwidth.threads:
+            expected = expected_speed(needs, seen, bandwidth, cache_type)
         return BenchResult(
             model=loaded.name,
             backend=loaded.backend,
@@ -183,6 +176,7 @@ def bench(
             completion=completion,
             token_bytes=weights_read(needs) + cache_read(needs, seen, cache_type),
             bandwidth=bandwidth,
+            expected=expected,
         )
 
 

@@ -20,7 +20,7 @@ from edgellm.device.fit import DEFAULT_CONTEXT, SMALLEST_CONTEXT, Needs
 from edgellm.device.memory import Runtime
 from edgellm.device.profiles import THIS, get_profile
 from edgellm.device.ram import Ram, probe_ram
-from edgellm.device.speed import cache_read, tokens_per_second, weights_read
+from edgellm.device.speed import expected_speed
 from edgellm.device.typical import TYPICAL
 from edgellm.errors import BackendError, EdgellmError
 from edgellm.settings import home_dir
@@ -149,8 +149,7 @@ def fit_of(name: str, needs: Needs, available: int, bandwidth: Bandwidth) -> Mod
     largest = needs.largest_context(available, trained) or 0
     usual = min(largest or SMALLEST_CONTEXT, DEFAULT_CONTEXT)
     demand = needs.demand(Runtime(usual))
-    read = weights_read(needs) + cache_read(needs, 1)
-    speed = tokens_per_second(read, bandwidth.bytes_per_s, bandwidth.kernel)
+    speed = expected_speed(needs, 1, bandwidth)
     return ModelFit(name, needs.weights, largest, demand.total if demand else 0, speed)
 
 

@@ -54,7 +54,9 @@ def _as_json(found: Doctor) -> dict[str, Any]:
             "buffer": bandwidth.buffer,
             "measured": _date(bandwidth.measured),
             "busy": bandwidth.busy,
-            "kernel_gb_s": None if bandwidth.kernel is None else round(bandwidth.kernel / 1e9, 3),
+            "kernel": [
+                {"bytes": size, "gb_s": round(rate / 1e9, 3)} for size, rate in bandwidth.kernel
+            ],
         },
         "accelerators": [
             {"backend": name, **asdict(device)} for name, device in found.accelerators
@@ -77,7 +79,12 @@ def _lines(found: Doctor) -> list[str]:
     swap = f"{human_bytes(ram.swap_total)} of swap" if ram.swap_total else "no swap"
     where = f" ({ram.swap_on})" if ram.swap_on else ""
     limit = " (a container's limit)" if ram.limited else ""
-    kernel = f", {bandwidth.kernel / 1e9:.1f} by llama.cpp's kernels" if bandwidth.kernel else ""
+    kernels = [f"{rate / 1e9:.1f}" for _, rate in bandwidth.kernel]
+    kernel = (
+        f", {' to '.join(kernels[:: len(kernels) - 1 or 1])} by llama.cpp's kernels"
+        if kernels
+        else ""
+    )
     busy = " while other programs ran" if bandwidth.busy else ""
     facts = {
         "processor": found.cpu.name,

@@ -7,6 +7,7 @@ kernels read more slowly than that; how slowly is measured by the backend and re
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import threading
@@ -29,11 +30,11 @@ AN_HOUR = 3600
 BUSY = 0.5  # programs that run, for each of our threads
 # Seconds that are measured, beside what it takes to fill the memory.
 DURATION = 0.4
-SMALLEST, LARGEST = 64 * 2**20, 256 * 2**20
-# Memory in the cache would be measured otherwise.
-CACHES = 4
+LARGEST = 256 * 2**20
 LONGEST_FILE = 10_000
 FILE = "bandwidth.json"
+# Bytes of weights for which kernels are measured.
+SIZES = tuple(n * 2**20 for n in (32, 64, 128, 256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,9 @@ class Bandwidth:
         cpu: the processor's name.
         measured: when, in seconds since 1970.
         busy: whether other programs ran, so that it may be too low.
-        kernel: bytes of weights that llama.cpp multiplies with a vector a second; None if it could
-            not be measured.
+        kernel: bytes of weights that llama.cpp multiplies with a vector a second, for weights of
+            so many bytes, `((bytes, bytes a second), ...)`, since caches and the tables of pages
+            favour small ones; empty if it could not be measured.
     """
 
     bytes_per_s: float
@@ -57,7 +59,24 @@ class Bandwidth:
     cpu: str
     measured: float
     busy: bool
-    kernel: float | None = None
+    kernel: tuple[tuple[int, float], ...] = ()
+
+    def kernel_at(self, size: int) -> float | None:
+        """Give what the kernels read a second of weights of `size` bytes; None if not measured.
+
+        Between two measured sizes the logarithm of the size counts.
+        """
+        if not self.kernel:
+            return None
+        (low, rate), *rest = self.kernel
+        if size <= low:
+            return rate
+        for high, other in rest:
+            if size <= high:
+                share = math.log(size / low) / math.log(high / low)
+                return rate + share * (other - rate)
+            low, rate = high, other
+        return rate
 
 
 def read_bandwidth(
@@ -78,7 +97,8 @@ def read_bandwidth(
         found = measure_bandwidth(cpu, available)
         if kernel is not None:
             with suppress(BackendError):
-                found = replace(found, kernel=kernel(cpu.threads, found.buffer))
+                points = tuple((n, kernel(cpu.threads, n)) for n in SIZES if n <= found.buffer)
+                found = replace(found, kernel=points)
         _remember(found)
     return found
 
@@ -86,12 +106,12 @@ def read_bandwidth(
 def measure_bandwidth(cpu: Cpu, available: int) -> Bandwidth:
     """Read memory that no cache holds with as many threads as models get; the best pass counts.
 
-    The buffer is four times the largest cache, between 64 and 256 MiB, and at most a quarter of
-    what is available.
+    The buffer has 256 MiB, which no cache of a usual device holds, but at most a quarter of what is
+    available.
     """
     import numpy as np
 
-    size = min(max(CACHES * cpu.cache_bytes, SMALLEST), LARGEST, max(available // 4, 2**20))
+    size = min(LARGEST, max(available // 4, 2**20))
     # Ones: pages of zeros that were never written all lie at one place.
     busy = _load() > BUSY * cpu.threads
     words = np.ones(size // 8, np.uint64)
@@ -123,14 +143,17 @@ def _load() -> float:
 def _remembered(cpu: Cpu) -> Bandwidth | None:
     try:
         with (cache_dir() / FILE).open("rb") as file:
-            found = Bandwidth(**json.loads(file.read(LONGEST_FILE)))
+            stored = json.loads(file.read(LONGEST_FILE))
+        points = tuple((int(size), float(rate)) for size, rate in stored.pop("kernel"))
+        found = Bandwidth(**stored, kernel=points)
         valid = (
             0 < found.bytes_per_s < 1e14
-            and (found.kernel is None or 0 < found.kernel < 1e14)
+            and all(0 < size < 2**40 and 0 < rate < 1e14 for size, rate in points)
+            and list(points) == sorted(points, key=lambda point: point[0])
             and (found.cpu, found.threads) == (cpu.name, cpu.threads)
             and 0 <= time.time() - found.measured < (AN_HOUR if found.busy else A_MONTH)
         )
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     return found if valid else None
 

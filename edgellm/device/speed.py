@@ -1,17 +1,18 @@
 """How fast a model writes: each token reads the weights, and the cache, once.
 
-tokens/s = bytes that are read a second / bytes that are read for a token
+seconds of a token = bytes that are read / bytes that are read a second + layers * `LAYER`
 
-What is read a second is what llama.cpp's kernels reach, which is measured, or a share of what the
-memory gives.
+What is read a second is what llama.cpp's kernels reach for weights of that size, which is measured,
+or a share of what the memory gives.
 """
 
 from __future__ import annotations
 
+from edgellm.device.bandwidth import Bandwidth
 from edgellm.device.fit import Needs
 from edgellm.device.memory import Runtime, cache_bytes, cached_layers
 
-__all__ = ["cache_read", "tokens_per_second", "weights_read"]
+__all__ = ["cache_read", "expected_speed", "tokens_per_second", "weights_read"]
 
 # Matrices of which a token reads one row alone, in GGUF files and in folders.
 _LOOKED_UP = (
@@ -26,6 +27,9 @@ _LOOKED_UP = (
 )
 # Of the bandwidth, what kernels of quantized weights reach where nobody measured it.
 USUAL_SHARE = 0.6
+# Seconds of a layer in which nothing is read: some twenty operations for which threads wait for one
+# another. Measured on SmolLM2-135M, Gemma 3 270M and stories15M (docs/measurements.md).
+LAYER = 25e-6
 _OUTPUTS = ("output.weight", "lm_head.weight")
 
 
@@ -67,15 +71,30 @@ def cache_read(needs: Needs, depth: int, cache: str = "f16") -> int:
     return total
 
 
-def tokens_per_second(read: int, bandwidth: float, kernel: float | None = None) -> float:
+def tokens_per_second(read: int, rate: float, layers: int = 0) -> float:
     """Estimate the speed of generation.
 
     Args:
         read: bytes that are read for a token: `weights_read` and `cache_read`.
-        bandwidth: bytes of memory that are read a second, by measurement or by the memory's type.
-        kernel: bytes of weights that the backend's kernels read a second, where that was measured.
+        rate: bytes that are read a second.
+        layers: of the model.
     """
-    return (kernel or USUAL_SHARE * bandwidth) / read
+    return 1 / (read / rate + layers * LAYER)
+
+
+def expected_speed(needs: Needs, depth: int, bandwidth: Bandwidth, cache: str = "f16") -> float:
+    """Estimate the tokens that a model writes a second behind `depth` others.
+
+    Args:
+        needs: the model.
+        depth: tokens in the context.
+        bandwidth: of the device.
+        cache: type of keys and values.
+    """
+    weights = weights_read(needs)
+    read = weights + cache_read(needs, depth, cache)
+    rate = bandwidth.kernel_at(weights) or USUAL_SHARE * bandwidth.bytes_per_s
+    return tokens_per_second(read, rate, len(cached_layers(needs.metadata) or ()))
 
 
 def _is_expert(name: str) -> bool:

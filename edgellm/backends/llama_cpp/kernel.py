@@ -19,7 +19,7 @@ __all__ = ["measure_kernel"]
 Q4_0, F32 = 2, 0  # ggml_type
 BLOCK, BLOCK_BYTES = 32, 18
 COLUMNS = 2048
-DURATION = 0.3
+DURATION = 0.1
 # Beside the tensors: the graph, and what the product needs to work.
 ROOM = 32 * 2**20
 # Short products find a moment in which no other program runs.

@@ -50,6 +50,16 @@ def test_what_was_measured_beside_other_programs_holds_for_an_hour(
     assert read_bandwidth(cpu, MEMORY).measured > first.measured
 
 
+def test_kernels_are_measured_for_the_sizes_that_fit(
+    cpu: Cpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bandwidth, "SIZES", (2**20, 2**21, 2**22))
+    first = read_bandwidth(cpu, MEMORY, lambda threads, size: 1e6 * threads + size)
+    assert first.kernel == tuple((size, 1e6 * cpu.threads + size) for size in (2**20, 2**21))
+    assert read_bandwidth(cpu, MEMORY) == first  # it was kept
+    assert read_bandwidth(cpu, MEMORY, measure=True).kernel == ()
+
+
 def test_another_processor_is_measured_anew(cpu: Cpu) -> None:
     first = read_bandwidth(cpu, MEMORY)
     other = dataclasses.replace(cpu, name="another")
@@ -68,6 +78,9 @@ def test_another_processor_is_measured_anew(cpu: Cpu) -> None:
         {"bytes_per_s": -1.0},
         {"bytes_per_s": "fast"},
         {"measured": 1e18},
+        {"kernel": 5},
+        {"kernel": [[64, -1.0]]},
+        {"kernel": [[128, 1.0], [64, 1.0]]},
     ],
 )
 def test_a_damaged_file_is_measured_anew(cpu: Cpu, tmp_path: Path, content: Any) -> None:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from edgellm.device.bandwidth import Bandwidth
 from edgellm.device.fit import Needs
-from edgellm.device.speed import cache_read, tokens_per_second, weights_read
+from edgellm.device.speed import (
+    LAYER,
+    cache_read,
+    expected_speed,
+    tokens_per_second,
+    weights_read,
+)
 
 DENSE = {
     "general.architecture": "gemma3",
@@ -45,6 +52,19 @@ def test_of_the_cache_each_layer_reads_what_it_sees() -> None:
     assert cache_read(needs, 0) == 0
 
 
-def test_speed_is_bandwidth_by_bytes() -> None:
-    assert tokens_per_second(10**9, 2e10) == pytest.approx(12)
-    assert tokens_per_second(10**9, 2e10, 1.5e10) == pytest.approx(15)
+def test_speed_is_bytes_by_what_is_read_a_second_and_waiting_in_layers() -> None:
+    assert tokens_per_second(10**9, 2e10) == pytest.approx(20)
+    assert tokens_per_second(10**9, 2e10, layers=2000) == pytest.approx(10)
+    needs = Needs(DENSE, {"blk.0.ffn_up.weight": 120 * 10**6})
+    # 12 ms, and 6 layers
+    measured = Bandwidth(9e9, 2, 0, "", 0, busy=False, kernel=((1, 1e10),))
+    assert expected_speed(needs, 0, measured) == pytest.approx(1 / (0.012 + 6 * LAYER))
+    unmeasured = Bandwidth(2e10, 2, 0, "", 0, busy=False)
+    assert expected_speed(needs, 0, unmeasured) == pytest.approx(1 / (0.01 + 6 * LAYER))
+
+
+def test_kernels_are_interpolated_between_the_measured_sizes() -> None:
+    points = ((1000, 8.0), (2000, 6.0), (4000, 2.0))
+    found = Bandwidth(1.0, 2, 0, "", 0, busy=False, kernel=points)
+    for size, rate in ((10, 8), (1000, 8), (1414, 7), (2000, 6), (2828, 4), (4000, 2), (10**9, 2)):
+        assert found.kernel_at(size) == pytest.approx(rate, rel=1e-3)
