@@ -14,11 +14,13 @@ import pytest
 from tokenizers import Tokenizer
 
 import tiny
+from edgellm.api.chat import load
 from edgellm.api.convert import convert
 from edgellm.api.fit import checked_needs
 from edgellm.backends.base import CACHE_TYPES, CancelledError, LoadOptions, Sampling, get_backend
 from edgellm.backends.mlx.library import missing
 from edgellm.errors import BackendError, UsageError
+from edgellm.generate.engine import GenerateOptions
 from tinygguf import BOS, END, PERSIAN, START, TEMPLATE, WIDTH, byte_token, write_tiny
 
 GREEDY = Sampling(temperature=0)
@@ -407,3 +409,17 @@ def test_a_state_of_a_sliding_window_goes_another_way(subject, tmp_path):
     for context in (first, second, fresh):
         context.close()
     model.close()
+
+
+def test_an_answer_goes_on_when_older_turns_leave_the_context(subject, tmp_path):
+    path = subject.tiny(tmp_path, answer=None)
+    with load(path, context=128, backend=subject.name) as loaded:
+        conversation = loaded.conversation(options=GenerateOptions(GREEDY, 30), on_overflow="shift")
+        conversation.ask("x").read()
+        conversation.options = GenerateOptions(GREEDY)
+        result = conversation.ask("y").read()
+    (change,) = result.context_changes
+    # Full but for the token that was sampled last, which is not lost and not said twice.
+    assert (change.where, change.used_tokens) == ("within", 127)
+    assert result.text == ("abcdefg" * 20)[: result.completion_tokens]
+    assert result.completion_tokens == 128 - len("s<user\ny>\n<assistant\n")
