@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 SETUP = $(PYTHON) tools/setup.py --venv $(VENV)
-BENCHMARKS = generation speed memory_model startup convert quantization mlx_rows embedding
+BENCHMARKS = generation prompt_cache speed memory_model startup convert quantization mlx_rows embedding
 
 # A prompt reaches the model as it was typed, dollar signs and quotes too: it goes through the
 # environment, where neither make nor the shell reads it. Only the command line counts, because
