@@ -2,7 +2,9 @@
 
 llama-bench is looked for in `--peers FOLDER` or EDGELLM_PEERS, and is run on the very libraries
 that llama-cpp-python brings, so that it must be of the same version; without it that column is
-left out.
+left out. Programs of their own see different moments of a busy machine; so a last figure compares
+our token loop with llama-bench's (tokens are evaluated, and none is chosen) inside one process,
+some tokens in turn.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +101,44 @@ def contestants(model: Path, args: argparse.Namespace) -> dict[str, Callable[[],
     return named
 
 
+def beside_evaluation(model: Path, threads: int, rounds: int) -> float:
+    """Give the speed of our loop by that of evaluating alone, the median over turns."""
+    import ctypes
+
+    from edgellm.backends.base import LoadOptions, Sampling, get_backend
+
+    size, greedy = 16, Sampling(temperature=0)
+    loaded: Any = get_backend("llama_cpp").load(model, LoadOptions(threads), lambda: False)
+    ours, bare = (loaded.open_context(size * (rounds + 2)) for _ in range(2))
+    for context in (ours, bare):
+        context.prefill([1], greedy, lambda: False)
+    native = loaded.native
+    token = (ctypes.c_int32 * 1)(1)
+    batch = native.llama_batch_get_one(token, 1)
+
+    def evaluate() -> None:
+        token[0] = (token[0] * 7 + 1) % loaded.vocabulary_size
+        native.llama_decode(bare._context, batch)
+        native.llama_synchronize(bare._context)
+
+    def timed(step: Callable[[], object]) -> float:
+        begin = time.perf_counter()
+        for _ in range(size):
+            step()
+        return time.perf_counter() - begin
+
+    ours.next_piece()
+    steps = {"ours": ours.next_piece, "bare": evaluate}
+    ratios = []
+    for turn in range(rounds + 1):
+        names = list(steps) if turn % 2 == 0 else list(reversed(steps))
+        seconds = {name: timed(steps[name]) for name in names}
+        ratios.append(seconds["bare"] / seconds["ours"])
+    for each in (ours, bare, loaded):
+        each.close()
+    return statistics.median(ratios[1:])  # the first one warms up
+
+
 def measure(title: str, model: Path, args: argparse.Namespace) -> None:
     """Compare all on one model, interleaved."""
     named = contestants(model, args)
@@ -123,6 +164,9 @@ def measure(title: str, model: Path, args: argparse.Namespace) -> None:
             break
         measured = pick([run[KEYS[1]] for run in ours])
         result[f"speed model / measured ({name})"] = ours[0]["expected_tokens_per_s"] / measured
+    result["completion_tokens_per_s, edgellm / evaluation alone (in turn)"] = beside_evaluation(
+        model, args.threads, 4 * args.rounds
+    )
     report(f"speed, {title}", result, as_json=args.json)
 
 

@@ -12,6 +12,7 @@ from edgellm.device.memory import (
     cache_bytes,
     cached_layers,
     compute_bytes,
+    has_cache,
     process_bytes,
 )
 from edgellm.errors import DoesNotFitError
@@ -173,8 +174,10 @@ def _does_not_fit(
 
 def _better(needs: Needs, demand: Demand, other: str, cache: str, available: int) -> bool:
     """Tell whether another type of cache makes it fit."""
+    if other == cache or not has_cache(needs.metadata, other):
+        return False
     found = needs.demand(Runtime(demand.context, other))
-    return other != cache and found is not None and found.total <= available
+    return found is not None and found.total <= available
 
 
 def layers_that_fit(

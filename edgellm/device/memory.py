@@ -20,6 +20,7 @@ __all__ = [
     "cached_layers",
     "compute_bytes",
     "folder_metadata",
+    "has_cache",
     "process_bytes",
     "weight_budget",
 ]
@@ -182,6 +183,16 @@ def folder_metadata(config: Mapping[str, object]) -> dict[str, object]:
     head = found.get("folder.attention.key_length")
     found["folder.attention.value_length"] = head
     return found
+
+
+def has_cache(metadata: Mapping[str, object], cache: str) -> bool:
+    """Tell whether llama.cpp can keep this model's cache so: rows of a head are whole blocks."""
+    values = _Values(metadata)
+    layers = values.number("block_count") or 0
+    heads = max(values.each("attention.head_count", min(layers, LAYERS)), default=0)
+    usual = (values.number("embedding_length") or 0) // heads if heads else 0
+    widths = (values.number(f"attention.{kind}_length") or usual for kind in ("key", "value"))
+    return not any(width % CACHE_TYPES[cache][0] for width in widths)
 
 
 def cache_bytes(layers: tuple[LayerCache, ...], runtime: Runtime) -> int:

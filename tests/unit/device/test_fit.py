@@ -75,6 +75,14 @@ def test_what_was_wanted_is_refused_with_what_would_fit() -> None:
     assert "--cache-type" not in (caught.value.hint or "")
 
 
+def test_a_type_of_cache_that_the_heads_do_not_allow_is_no_hint() -> None:
+    # heads of 48, as those of stories15M, are no whole blocks of 32
+    narrow = Needs(METADATA | {"llama.attention.key_length": 48}, TENSORS)
+    with pytest.raises(DoesNotFitError) as caught:
+        choose_context(narrow, total(5120), wanted=8192)
+    assert "--cache-type" not in (caught.value.hint or "")
+
+
 def test_metadata_that_do_not_tell_are_no_reason_to_refuse() -> None:
     unknown = Needs({"general.architecture": "other"}, TENSORS)
     choice = choose_context(unknown, 1)
