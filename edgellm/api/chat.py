@@ -247,6 +247,7 @@ class LoadedModel:
         cancel: threading.Event | None = None,
         on_overflow: Policy = "error",
         on_change: Callable[[ContextChange], None] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> Generation:
         """Answer a prompt, or messages that end with the user's, through the chat template.
 
@@ -265,6 +266,7 @@ class LoadedModel:
                 fills the context: "error", "shift" (the oldest turns, and the beginning of a text
                 that does not fit, are dropped) or "summarize" (the model summarises them).
             on_change: is called when something is dropped or summarised, as it happens.
+            on_progress: is called while that is summarised: how much is done, of how much.
 
         Raises:
             TemplateError: the model has no chat template, or it refuses the messages.
@@ -297,6 +299,7 @@ class LoadedModel:
             policy=policy,
             max_tokens=max_tokens,
             on_change=on_change,
+            on_progress=on_progress,
         )
         return Generation(context, chat_prompt, options, cancel=cancel)
 
@@ -357,6 +360,7 @@ class LoadedModel:
         options: GenerateOptions | None = None,
         on_overflow: Policy | None = None,
         on_change: Callable[[ContextChange], None] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> Conversation:
         """Begin a conversation that remembers its turns.
 
@@ -366,6 +370,7 @@ class LoadedModel:
             on_overflow: what is done when the context is full, as for `stream`; None takes
                 "summarize", or "error" where the model has no chat template.
             on_change: is called when something is dropped or summarised, as it happens.
+            on_progress: is called while that is summarised: how much is done, of how much.
 
         Raises:
             UsageError: a system prompt, or summaries, for a model without a chat template.
@@ -382,6 +387,7 @@ class LoadedModel:
             options=options,
             on_overflow=usual if on_overflow is None else check_policy(on_overflow),
             on_change=on_change,
+            on_progress=on_progress,
         )
 
     def tokenize(self, text: str, *, special: bool = False, ends: bool = True) -> list[int]:

@@ -17,6 +17,7 @@ from edgellm.cli.generation import (
     notice,
     prepare_stdout,
     tell_change,
+    tell_summarizing,
 )
 from edgellm.cli.options import json_option, option
 from edgellm.cli.pull import offer_to_pull
@@ -141,6 +142,7 @@ def talk(
             options=options,
             on_overflow=values["on_overflow"],
             on_change=tell_change,
+            on_progress=tell_summarizing,
         )
         repl = Repl(loaded, conversation, reader, model=model, name=name, as_json=as_json)
         if session is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import re
@@ -17,6 +18,7 @@ import click
 from click.core import ParameterSource
 
 from edgellm.cli.options import echo_json, option
+from edgellm.cli.progress import StageBar
 from edgellm.cli.sizes import human_bytes, size_or_none
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ __all__ = [
     "read_stdin",
     "show",
     "tell_change",
+    "tell_summarizing",
     "write_answer",
 ]
 
@@ -171,8 +174,19 @@ def notice(text: str) -> None:
     click.echo(printable_text(text), err=True)
 
 
+@functools.cache
+def _bar() -> StageBar:
+    return StageBar()
+
+
+def tell_summarizing(done: int, total: int) -> None:
+    """Show how a summary is coming, where stderr is a terminal; an answer's end clears it."""
+    _bar()("context: summarising", done, total)
+
+
 def tell_change(change: ContextChange) -> None:
     """Say what left the model's sight."""
+    _bar().clear()
     begin = "\n" if change.where == "within" else ""  # the answer's line is not at its end
     notice(
         f"{begin}context: {change.used_tokens:,} tokens for a window of {change.window:,}: "
@@ -297,10 +311,13 @@ def load_model(
 
 def write_answer(loaded: LoadedModel, generation: Generation, *, as_json: bool) -> GenerationResult:
     """Write an answer to stdout: as it comes, or as one JSON object when it is there."""
-    if not as_json:
-        return show(generation)
     restored = loaded.restored_tokens
-    result = generation.read()
+    try:
+        result = generation.read() if as_json else show(generation)
+    finally:
+        _bar().clear()
+    if not as_json:
+        return result
     echo_json(
         {
             "text": result.text,

@@ -17,6 +17,7 @@ from edgellm.cli.generation import (
     prepare_stdout,
     read_stdin,
     tell_change,
+    tell_summarizing,
     write_answer,
 )
 from edgellm.cli.options import json_option, option
@@ -164,4 +165,5 @@ def _begin(
         cancel=cancel,
         on_overflow=on_overflow,
         on_change=tell_change,
+        on_progress=tell_summarizing,
     )

@@ -32,6 +32,7 @@ class Conversation:
         system: the system prompt; None for the template's own.
         options: how the next answer is written.
         on_change: is called when something leaves the model's sight, as it happens.
+        on_progress: is called while something is summarised: how much is done, of how much.
         summary: what stands for the turns that the model no longer sees; None for nothing.
         forgotten: how many of the oldest turns it no longer sees.
         changes: all that has left its sight.
@@ -48,6 +49,7 @@ class Conversation:
         options: GenerateOptions | None = None,
         on_overflow: Policy = "error",
         on_change: Callable[[ContextChange], None] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         if system and template is None:
             raise UsageError("this model has no chat template, so it takes no system prompt")
@@ -55,6 +57,7 @@ class Conversation:
         self.system = system
         self.options = options or GenerateOptions()
         self.on_change = on_change
+        self.on_progress = on_progress
         self.summary: str | None = None
         self.forgotten = 0
         self.changes: list[ContextChange] = []
@@ -178,6 +181,7 @@ class Conversation:
             self._view(asked),
             policy=self.on_overflow,
             max_tokens=self.options.max_tokens,
+            on_progress=self.on_progress,
         )
 
         def changed(change: ContextChange) -> None:

@@ -40,6 +40,7 @@ class Summarizer:
         context: where it runs; what it holds is lost.
         render: gives the tokens of a view.
         limit: the most tokens of a summary.
+        on_progress: is called with how much is summarised, of how much: turns, or pieces of a text.
     """
 
     def __init__(
@@ -48,11 +49,13 @@ class Summarizer:
         context: Context,
         render: Render,
         limit: int,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._model = model
         self._context = context
         self._render = render
         self.limit = limit
+        self._tell = on_progress or (lambda _done, _total: None)
 
     def recap(self, view: View, count: int, cancel: threading.Event) -> str:
         """Summarise a view's first `count` turns, and the summary before them; "" for nothing.
@@ -65,6 +68,7 @@ class Summarizer:
         """
         summary, turns = view.summary, list(view.turns[:count])
         while turns:
+            self._tell(count - len(turns), count)
             request, opening, _ = summary_texts(_asked(turns))
             opened = self._model.tokenize(opening, special=False)
             room = self._context.size - self.limit - len(opened)
@@ -103,7 +107,11 @@ class Summarizer:
         for _ in range(MAX_ROUNDS):
             if self._count(text) <= room:
                 return text.strip()
-            notes = [self._note(piece, task, cancel) for piece in self._pieces(text, task)]
+            pieces = self._pieces(text, task)
+            notes = []
+            for number, piece in enumerate(pieces):
+                self._tell(number, len(pieces))
+                notes.append(self._note(piece, task, cancel))
             shorter = "\n".join(note for note in notes if note)
             if len(shorter) >= len(text):
                 return ""

@@ -35,6 +35,8 @@ class ChatPrompt:
         changes: what was taken out of it.
         on_change: is called with each change as it happens, when `view` has changed.
 
+    While something is summarised, `on_progress` is told how much of how much is done.
+
     Raises:
         ContextOverflowError: no answer fits, and nothing may be left out.
         TemplateError: the template refuses the messages.
@@ -50,6 +52,7 @@ class ChatPrompt:
         policy: Policy,
         max_tokens: int = -1,
         on_change: Callable[[ContextChange], None] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.view = view
         self.changes: list[ContextChange] = []
@@ -58,7 +61,9 @@ class ChatPrompt:
         self._policy = policy
         self._size = context.size
         self._reserve = answer_reserve(context.size, max_tokens)
-        self._summarizer = Summarizer(model, context, render, max(1, context.size // 8))
+        self._summarizer = Summarizer(
+            model, context, render, max(1, context.size // 8), on_progress
+        )
         self._whole = self._render(view)
         if policy == "error" and len(self._whole) >= self._size:
             raise ContextOverflowError(

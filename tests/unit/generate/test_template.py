@@ -186,10 +186,10 @@ def test_no_single_operation_takes_long(name):
 
 
 def test_turns_have_a_limit_and_a_long_conversation_stays_below_it():
-    before = time.monotonic()
+    before = time.thread_time()
     with pytest.raises(TemplateError, match="too large a text"):
         render("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
-    assert time.monotonic() - before < 9
+    assert time.thread_time() - before < 9
     source = (
         "{% for m in messages[::-1] %}{% set last = messages | length - loop.index0 - 1 %}"
         "{% if m.role == 'user' and not (m.content | string).startswith('<') %}{{ last }}"
