@@ -69,29 +69,32 @@ def output(command: list[str], environment: dict[str, str] | None = None) -> str
     ).stdout
 
 
-def contestants(model: Path, args: argparse.Namespace) -> dict[str, Callable[[], Figures]]:
+def contestants(
+    model: Path, args: argparse.Namespace, depth: int
+) -> dict[str, Callable[[], Figures]]:
     """Give what is measured, by name: each measures once, after a run to warm up."""
-    sizes = ["-p", str(args.prompt), "-n", str(args.generate), "-t", str(args.threads)]
+    prompt = min(args.prompt, 128) if "stories" in model.name else args.prompt  # trained on 256
+    sizes = ["-p", str(prompt), "-n", str(args.generate), "-t", str(args.threads)]
 
     def ours() -> Figures:
-        found: Figures = json.loads(
-            output([*EDGELLM, "bench", str(model), *sizes, "-r", "1", "--json"])
-        )
+        command = [*EDGELLM, "bench", str(model), *sizes, "--depth", str(depth)]
+        found: Figures = json.loads(output([*command, "-r", "1", "--json"]))
         return found
 
     def own() -> Figures:
         found: Figures = json.loads(output([sys.executable, OWN, str(model), *sizes]))
         return found
 
-    named: dict[str, Callable[[], Figures]] = {"edgellm": ours, "llama-cpp-python": own}
+    named: dict[str, Callable[[], Figures]] = {"edgellm": ours}
+    if not depth:
+        named["llama-cpp-python"] = own
     peer = llama_bench(args.peers)
     if peer is not None:
         program, environment = peer
 
         def bench() -> Figures:
-            rows = json.loads(
-                output([program, "-m", str(model), *sizes, "-r", "1", "-o", "json"], environment)
-            )
+            command = [program, "-m", str(model), *sizes, "-d", str(depth), "-r", "1", "-o", "json"]
+            rows = json.loads(output(command, environment))
             return {
                 KEYS[0]: next(row["avg_ts"] for row in rows if row["n_prompt"]),
                 KEYS[1]: next(row["avg_ts"] for row in rows if row["n_gen"]),
@@ -139,14 +142,14 @@ def beside_evaluation(model: Path, threads: int, rounds: int) -> float:
     return statistics.median(ratios[1:])  # the first one warms up
 
 
-def measure(title: str, model: Path, args: argparse.Namespace) -> None:
-    """Compare all on one model, interleaved."""
-    named = contestants(model, args)
+def measure(title: str, model: Path, args: argparse.Namespace, depth: int) -> None:
+    """Compare all on one model behind `depth` tokens, interleaved."""
+    named = contestants(model, args, depth)
     runs: dict[str, list[Figures]] = {name: [] for name in named}
     for turn in range(args.rounds):
         for name in named if turn % 2 == 0 else reversed(named):
             runs[name].append(named[name]())
-    result: dict[str, object] = {"rounds": args.rounds, "threads": args.threads}
+    result: dict[str, object] = {"rounds": args.rounds, "threads": args.threads, "depth": depth}
     for key in KEYS:
         values = {name: [run[key] for run in found] for name, found in runs.items()}
         for name, all_of_it in values.items():
@@ -164,9 +167,10 @@ def measure(title: str, model: Path, args: argparse.Namespace) -> None:
             break
         measured = pick([run[KEYS[1]] for run in ours])
         result[f"speed model / measured ({name})"] = ours[0]["expected_tokens_per_s"] / measured
-    result["completion_tokens_per_s, edgellm / evaluation alone (in turn)"] = beside_evaluation(
-        model, args.threads, 4 * args.rounds
-    )
+    if not depth:
+        result["completion_tokens_per_s, edgellm / evaluation alone (in turn)"] = beside_evaluation(
+            model, args.threads, 4 * args.rounds
+        )
     report(f"speed, {title}", result, as_json=args.json)
 
 
@@ -179,13 +183,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="default: as edgellm chooses")
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--generate", type=int, default=64)
+    parser.add_argument("--depth", type=int, default=1024, help="measure behind so many tokens too")
     args = parser.parse_args()
     if args.threads is None:
         from edgellm.device.cpu import default_threads
 
         args.threads = default_threads()
     for title, model in models(Path(tempfile.mkdtemp())):
-        measure(title, model, args)
+        for depth in (0, args.depth) if args.depth and "stories" not in title else (0,):
+            measure(title, model, args, depth)
 
 
 def models(scratch: Path) -> list[tuple[str, Path]]:

@@ -98,5 +98,5 @@ def placed(
         return options
     free = sum(device.memory_free for device in devices)
     unified = any(device.unified for device in devices)
-    runtime = Runtime(context, cache_type)
+    runtime = Runtime(context, cache_type, offloaded=True)
     return replace(options, gpu_layers=layers_that_fit(needs, runtime, free, unified=unified))

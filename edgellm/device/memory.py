@@ -22,6 +22,7 @@ __all__ = [
     "folder_metadata",
     "has_cache",
     "process_bytes",
+    "scores_batch",
     "weight_budget",
 ]
 
@@ -44,6 +45,10 @@ ENCODERS = ("gemma-embedding", "t5encoder")
 
 # llama.cpp rounds the tokens of a cache up to this.
 CELLS = 256
+
+# Heads up to this many values get a matrix of scores, if it is no larger than that, and prompts are
+# read by so many tokens (with 512 SmolLM2 reads 4 to 7 % fewer a second).
+NARROW_HEAD, SCORES_BYTES, SCORES_BATCH = 96, 128 * 2**20, 128
 
 # Every n-th layer sees the whole context, where the file does not say so itself. These are the
 # values that llama.cpp takes for the architecture.
@@ -90,6 +95,7 @@ class Runtime:
         batch: tokens of a prompt that are evaluated at once (llama.cpp's n_ubatch).
         whole: keep the whole context for layers with a sliding window too, as edgellm's own
             contexts do, so that a text can be gone back in.
+        offloaded: layers lie on an accelerator.
 
     Raises:
         UsageError: a value out of its range.
@@ -99,6 +105,7 @@ class Runtime:
     cache: str = "f16"
     batch: int = 512
     whole: bool = True
+    offloaded: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.context <= LIMIT:
@@ -208,15 +215,37 @@ def cache_bytes(layers: tuple[LayerCache, ...], runtime: Runtime) -> int:
     return total
 
 
+def scores_batch(head: int, heads: int, runtime: Runtime) -> int | None:
+    """Choose how llama.cpp computes attention: with a matrix of scores, or as flash attention.
+
+    Flash attention needs no such matrix, and reads a prompt a tenth faster. But for each token that
+    is written, its kernel for processors takes as long over a token in the cache whether a head has
+    64 values or 128, which for 64 is more than twice what products of matrices take: behind 2,048
+    tokens SmolLM2-135M writes 69 tokens a second with scores and 31 without
+    (docs/measurements.md). So narrow heads get the matrix, as long as it is small.
+
+    Args:
+        head: values of a key in one head; 0 if they are not known.
+        heads: of queries.
+        runtime: how the model is run.
+
+    Returns:
+        How many tokens of a prompt are evaluated at once, with scores; None for flash attention.
+    """
+    batch = min(SCORES_BATCH, runtime.batch, runtime.cells)
+    wide = not 0 < head <= NARROW_HEAD or 4 * heads * runtime.cells * batch > SCORES_BYTES
+    return None if wide or runtime.offloaded or runtime.cache != "f16" else batch
+
+
 def compute_bytes(metadata: Mapping[str, object], runtime: Runtime) -> int | None:
     """Estimate what llama.cpp's graph and output take on a CPU; None where metadata do not tell.
 
     The largest moment of a batch is a feed-forward layer (the two factors of its product and the
     product) beside four states of the residual stream, or the sum over experts (each one's output,
     before and after its weight), in float32; then a mask for each kind of attention in float16, and
-    the logits of one token. Attention is computed without its matrix of scores (flash attention),
-    which llama.cpp chooses where it can. For real shapes from SmolLM2-135M to Qwen3-30B-A3B this is
-    0 to 3 % more than what it allocates.
+    the logits of one token. Attention is computed as `scores_batch` says; a matrix of scores stands
+    beside queries, their results and the residual stream. For real shapes from SmolLM2-135M to
+    Qwen3-30B-A3B this is 0 to 3 % more than what it allocates with flash attention.
     """
     values = _Values(metadata)
     width, layers = values.number("embedding_length"), values.number("block_count")
@@ -226,10 +255,13 @@ def compute_bytes(metadata: Mapping[str, object], runtime: Runtime) -> int | Non
     inner = max(values.each("feed_forward_length", layers), default=0)
     used = values.number("expert_used_count") or 0
     expert = used * (values.number("expert_feed_forward_length") or inner)
-    attention = heads * (values.number("attention.key_length") or (width // heads if heads else 0))
+    head = values.number("attention.key_length") or (width // heads if heads else 0)
+    attention = heads * head
     state = values.number("ssm.inner_size") or 0
-    batch = min(runtime.batch, runtime.cells)
+    scored = scores_batch(head, heads, runtime)
+    batch = scored or min(runtime.batch, runtime.cells)
     at_once = max(
+        heads * runtime.cells + 3 * attention + 3 * width if scored else 0,
         4 * width + 3 * max(expert or inner, attention),
         4 * width + 4 * state,
         3 * width + 2 * used * width + expert,
@@ -241,7 +273,8 @@ def compute_bytes(metadata: Mapping[str, object], runtime: Runtime) -> int | Non
         for window in windows
     )
     vocabulary = _vocabulary(metadata)
-    return 4 * batch * at_once + 2 * batch * masks + 2 * 4 * vocabulary
+    mask = 4 if scored else 2  # bytes of a value
+    return 4 * batch * at_once + mask * batch * masks + 2 * 4 * vocabulary
 
 
 def process_bytes(metadata: Mapping[str, object]) -> int:

@@ -1,6 +1,9 @@
-"""How fast a model writes: each token reads the weights, and the cache, once.
+"""How fast a model writes: each token reads the weights once, and the cache for each head.
 
 seconds of a token = bytes that are read / bytes that are read a second + layers * `LAYER`
+
+Where several heads share their keys and values, memory is read once, but kernels go over them for
+each head, and are no faster for that.
 
 What is read a second is what llama.cpp's kernels reach for weights of that size, which is measured,
 or a share of what the memory gives.
@@ -10,7 +13,7 @@ from __future__ import annotations
 
 from edgellm.device.bandwidth import Bandwidth
 from edgellm.device.fit import Needs
-from edgellm.device.memory import Runtime, cache_bytes, cached_layers
+from edgellm.device.memory import LIMIT, Runtime, cache_bytes, cached_layers
 
 __all__ = ["cache_read", "expected_speed", "tokens_per_second", "weights_read"]
 
@@ -92,9 +95,18 @@ def expected_speed(needs: Needs, depth: int, bandwidth: Bandwidth, cache: str = 
         cache: type of keys and values.
     """
     weights = weights_read(needs)
-    read = weights + cache_read(needs, depth, cache)
+    read = weights + round(_heads_that_share(needs) * cache_read(needs, depth, cache))
     rate = bandwidth.kernel_at(weights) or USUAL_SHARE * bandwidth.bytes_per_s
     return tokens_per_second(read, rate, len(cached_layers(needs.metadata) or ()))
+
+
+def _heads_that_share(needs: Needs) -> float:
+    """Give how many heads of queries there are for each of keys; 1 if that is not known."""
+    prefix = f"{needs.metadata.get('general.architecture')}.attention.head_count"
+    heads, keys = needs.metadata.get(prefix), needs.metadata.get(f"{prefix}_kv")
+    if type(heads) is int and type(keys) is int and 0 < keys <= heads < LIMIT:
+        return heads / keys
+    return 1.0
 
 
 def _is_expert(name: str) -> bool:

@@ -12,6 +12,7 @@ from edgellm.backends.llama_cpp.calls import check_evaluated, make_context
 from edgellm.backends.llama_cpp.interrupt import abortable
 from edgellm.backends.llama_cpp.library import CLOSED, log, quiet
 from edgellm.backends.llama_cpp.sampler import make_chain
+from edgellm.device.memory import Runtime, scores_batch
 from edgellm.errors import BackendError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ __all__ = ["ABORTED", "PADDING", "LlamaCppContext"]
 
 # Positions are padded to this by llama.cpp itself.
 PADDING = 256
+NO_FLASH_ATTENTION = 0  # llama_flash_attn_type
 CACHE_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml_type
 ABORTED = 2  # what llama_decode gives when the abort callback said so
 
@@ -41,6 +43,10 @@ class LlamaCppContext:
         params.n_outputs_max = 1  # logits of the last token alone: a big vocabulary costs much
         params.type_k = params.type_v = CACHE_TYPES[cache_type]
         params.n_threads = params.n_threads_batch = model.threads
+        batch = scores_batch(*model.head, Runtime(size, cache_type, offloaded=model.offloaded))
+        if batch is not None:
+            params.flash_attn_type = NO_FLASH_ATTENTION
+            params.n_ubatch = batch
         try:
             self._context = make_context(
                 model.path, model.handle, params, size, "a smaller --ctx needs less memory"

@@ -46,6 +46,7 @@ class LlamaCppModel:
         native = self.native = library()
         self.path = path
         self.threads = options.threads or default_threads()
+        self.offloaded = options.gpu_layers != 0 and bool(native.llama_supports_gpu_offload())
         self.handle: Any = None
         # token -> its bytes, None for a token that ends the text; filled as tokens are met.
         self.pieces: dict[int, bytes | None] = {}
@@ -84,6 +85,15 @@ class LlamaCppModel:
     def architecture(self) -> str:
         """Its architecture's name."""
         return self.metadata("general.architecture") or "unknown"
+
+    @property
+    def head(self) -> tuple[int, int]:
+        """How many values a key has in one head, 0 if that is not known, and heads of queries."""
+        native, heads = self.native, int(self.native.llama_model_n_head(self.handle))
+        length = self.metadata(f"{self.architecture}.attention.key_length")
+        if length is not None and length.isdecimal():
+            return int(length), heads
+        return int(native.llama_model_n_embd(self.handle)) // heads if heads else 0, heads
 
     @property
     def causal(self) -> bool:

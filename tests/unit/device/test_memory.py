@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from edgellm.device.memory import (
     cache_bytes,
     cached_layers,
     compute_bytes,
+    scores_batch,
     weight_budget,
 )
 from edgellm.errors import DoesNotFitError, UsageError
@@ -44,11 +46,12 @@ class Allocated:
         self.model = self.native.llama_model_load_from_file(str(path).encode(), params)
         assert self.model, self.lines[-3:]
 
-    def at(self, runtime: Runtime) -> tuple[float, float]:
+    def at(self, runtime: Runtime, scores: int | None = None) -> tuple[float, float]:
         self.lines.clear()
         params = self.native.llama_context_default_params()
         params.n_ctx = runtime.context
-        params.n_ubatch = runtime.batch
+        params.n_ubatch = scores or runtime.batch
+        params.flash_attn_type = 1 if scores is None else 0
         params.n_outputs_max = 1
         params.swa_full = runtime.whole
         params.type_k = params.type_v = TYPES[runtime.cache]
@@ -169,8 +172,17 @@ def test_buffers_are_estimated_within_a_few_per_cent(
     path = shaped(tmp_path / "model.gguf", experts)
     metadata = read_header(path).metadata
     model = allocated(path)
-    for runtime in (Runtime(2048), Runtime(8192), Runtime(2048, batch=128)):
-        _, found = model.at(runtime)
+    for runtime in (
+        Runtime(2048),
+        Runtime(8192),
+        Runtime(2048, batch=64),
+        Runtime(2048, offloaded=True),
+        Runtime(8192, offloaded=True),
+        Runtime(2048, batch=128, offloaded=True),
+    ):
+        scores = scores_batch(64, 8, runtime)
+        assert (scores is None) == runtime.offloaded
+        _, found = model.at(runtime, scores)
         estimate = compute_bytes(metadata, runtime)
         assert estimate is not None
         assert 0.99 * found < estimate < 1.05 * found
@@ -190,7 +202,7 @@ SMOL = {
 def test_what_is_left_for_weights() -> None:
     runtime = Runtime(8192)
     # llama.cpp: 180.00 MiB of keys and values, 21.70 MiB of buffers; 38 MiB and 210 bytes a token
-    left = weight_budget(2**30, SMOL, runtime)
+    left = weight_budget(2**30, SMOL, replace(runtime, offloaded=True))
     other = 2**30 - left - 180 * 2**20 - 38 * 2**20 - 210 * 49152
     assert other == pytest.approx(21.7 * 2**20, rel=0.01)
     assert weight_budget(2**30, SMOL, Runtime(8192, "q8_0")) - left == 180 * 2**20 * 15 // 32
@@ -198,6 +210,20 @@ def test_what_is_left_for_weights() -> None:
         weight_budget(100 * 2**20, SMOL, runtime, "a pi")
     with pytest.raises(UsageError, match="do not tell"):
         weight_budget(2**30, {"general.architecture": "llama"}, runtime)
+
+
+def test_narrow_heads_on_a_processor_keep_their_scores_while_these_are_small() -> None:
+    assert scores_batch(64, 9, Runtime(8192)) == 128
+    assert scores_batch(64, 9, Runtime(8192, batch=32)) == 32
+    assert scores_batch(64, 32, Runtime(8192)) == 128  # 2^7 * 2^13 * 2^5 * 4 bytes
+    for head, heads, runtime in (
+        (64, 32, Runtime(8193)),
+        (128, 8, Runtime(4096)),
+        (0, 0, Runtime(4096)),
+        (64, 9, Runtime(4096, offloaded=True)),
+        (64, 9, Runtime(4096, "q8_0")),
+    ):
+        assert scores_batch(head, heads, runtime) is None
 
 
 def test_hostile_numbers_give_no_estimate() -> None:

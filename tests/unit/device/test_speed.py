@@ -68,3 +68,10 @@ def test_kernels_are_interpolated_between_the_measured_sizes() -> None:
     found = Bandwidth(1.0, 2, 0, "", 0, busy=False, kernel=points)
     for size, rate in ((10, 8), (1000, 8), (1414, 7), (2000, 6), (2828, 4), (4000, 2), (10**9, 2)):
         assert found.kernel_at(size) == pytest.approx(rate, rel=1e-3)
+
+
+def test_heads_that_share_keys_go_over_them_one_by_one() -> None:
+    needs = Needs(DENSE, {"output.weight": 1000})
+    measured = Bandwidth(1e9, 2, 2**28, "cpu", 0.0, False, ((2**25, 1e6),))
+    wanted = 1 / ((1000 + 4 * cache_read(needs, 100)) / 1e6 + 6 * LAYER)
+    assert expected_speed(needs, 100, measured) == pytest.approx(wanted)
