@@ -166,8 +166,8 @@ def test_a_device_has_room_for_what_cache_and_buffers_leave() -> None:
         "llama.vocab_size": 49152,
     }
     long, short = (from_fit("rpi5-8gb", metadata, Runtime(tokens)) for tokens in (8192, 2048))
-    # 22.5 KiB of cache a token, and a mask of 512 rows in two bytes
-    assert short - long == 6144 * (30 * 3 * 64 * 2 * 2 + 512 * 2)
+    # 22.5 KiB of cache a token, scores of 9 heads for 128 rows, and a mask, in four bytes
+    assert short - long == 6144 * (30 * 3 * 64 * 2 * 2 + 128 * (9 + 1) * 4)
     assert from_fit("laptop-16gb", metadata, Runtime(8192)) - long == 5 * 2**30
     with pytest.raises(DoesNotFitError, match="rpi5-8gb leaves"):
         from_fit("rpi5-8gb", metadata, Runtime(2**20))
