@@ -9,9 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import hub_server
 from edgellm.models import DEFAULT_MODEL, store
+
+# How long an example takes says more of the other programs than of ours.
+settings.register_profile("edgellm", deadline=None)
+settings.load_profile("edgellm")
 
 ROOT = Path(__file__).resolve().parent.parent
 # Taken before `own_home` turns every test away from it.
