@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,6 @@ import pytest
 
 import tiny
 from edgellm.api.embed import load_embedder
-from edgellm.cli.main import run as edgellm
 from edgellm_converters.pipeline import convert
 from tinygguf import WIDTH, byte_token, write_tiny
 
@@ -28,19 +25,6 @@ def bert(tmp_path_factory):
 def vectors(bert):
     with load_embedder(bert, threads=1) as embedder:
         yield embedder.embed
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def call(*args: str, stdin: str | None = None):
-        console = io.TextIOWrapper(io.BytesIO((stdin or "").encode()), encoding="utf-8")
-        monkeypatch.setattr(console, "isatty", lambda: stdin is None, raising=False)
-        monkeypatch.setattr(sys, "stdin", console)
-        status = edgellm([*args])
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
 
 
 def numbers(text: str) -> np.ndarray:

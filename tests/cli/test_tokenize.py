@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
-import sys
 
 import pytest
 from tokenizers import Tokenizer
 
 import tiny
 from edgellm.api.tokenize import load_tokenizer
-from edgellm.cli.main import run as edgellm
 from edgellm.errors import UsageError
 from edgellm_converters.pipeline import convert
 from llama_model import opened
@@ -22,19 +19,6 @@ from tinygguf import BOS, END, SPACE, START, byte_token, write_tiny
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     return str(write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf"))
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def call(*args: str, stdin: str | None = None):
-        console = io.TextIOWrapper(io.BytesIO((stdin or "").encode()), encoding="utf-8")
-        monkeypatch.setattr(console, "isatty", lambda: stdin is None, raising=False)
-        monkeypatch.setattr(sys, "stdin", console)
-        status = edgellm([*args])
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
 
 
 def test_numbers_and_pieces(call, path):
