@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgellm.cli.generation import cancel_on_interrupt, loading_options
+from edgellm.cli.generation import cancel_on_interrupt
 from edgellm.cli.main import printable
+from edgellm.cli.model_options import loading_options
 from edgellm.cli.options import echo_json, json_option, option
 from edgellm.cli.sizes import human_bytes
 

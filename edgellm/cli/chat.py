@@ -10,16 +10,14 @@ import click
 
 from edgellm.cli.generation import (
     cancel_on_interrupt,
-    generate_options,
-    generation_options,
-    given_model,
     load_model,
     notice,
     prepare_stdout,
     tell_change,
     tell_summarizing,
 )
-from edgellm.cli.options import json_option, option
+from edgellm.cli.model_options import generate_options, generation_options, given_model
+from edgellm.cli.options import SectionedCommand, json_option, option
 from edgellm.cli.pull import offer_to_pull
 from edgellm.cli.run import answer, with_stdin
 
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("chat")
+@click.command("chat", cls=SectionedCommand)
 @click.argument("model_word", required=False, metavar="[MODEL]")
 @click.argument("prompt_word", required=False, metavar="[PROMPT]")
 @generation_options

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgellm.cli.generation import given_model, notice, read_stdin
+from edgellm.cli.generation import notice, read_stdin
+from edgellm.cli.model_options import given_model
 from edgellm.cli.options import echo_json, json_option, option
 from edgellm.cli.progress import ProgressBar, terminated_like_interrupted
 

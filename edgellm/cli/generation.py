@@ -1,10 +1,9 @@
-"""What `run` and `chat` share: their options, and text on its way to a terminal."""
+"""What `run` and `chat` share: loading a model, and text on its way to a terminal."""
 
 from __future__ import annotations
 
 import functools
 import io
-import os
 import re
 import signal
 import sys
@@ -12,28 +11,23 @@ import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from edgellm.cli.options import echo_json, option
+from edgellm.cli.options import echo_json
 from edgellm.cli.progress import StageBar
-from edgellm.cli.sizes import human_bytes, size_or_none
+from edgellm.cli.sizes import human_bytes
 
 if TYPE_CHECKING:
     from edgellm.api.chat import LoadedModel
-    from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult
+    from edgellm.generate.engine import Generation, GenerationResult
     from edgellm.generate.overflow import ContextChange, ForgottenTurn
 
 __all__ = [
     "cancel_on_interrupt",
-    "generate_options",
-    "generation_options",
-    "given_model",
     "isolated",
     "load_model",
-    "loading_options",
     "notice",
     "numbered",
     "prepare_stdout",
@@ -45,114 +39,11 @@ __all__ = [
     "write_answer",
 ]
 
-F = TypeVar("F", bound=Callable[..., Any])
 MAX_STDIN = 64_000_000  # bytes; more text than any context holds
 
 # C0 but tab and newline, DEL, and C1: they move the cursor, set titles, answer back. Joiners and
 # direction marks are no control characters: Persian needs them.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-# Of every command that runs a model.
-_LOADING = (
-    option("-t", "--threads", type=int, metavar="N",
-           help="Threads; MLX takes none  [default: physical cores]."),
-    option("-ngl", "--gpu-layers", type=int, metavar="N",
-           help="Layers on an accelerator; MLX takes none  [default: all that fit, where there is "
-           "one]."),
-    option("--cache-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16",
-           show_default=True, help="How the context keeps keys and values."),
-    option("--backend", type=click.Choice(["llama_cpp", "mlx"]),
-           help="What runs the model  [default: what can run the file]."),
-    option("--no-fit", is_flag=True,
-           help="Load a model or a context even if it seems not to fit in memory."),
-)  # fmt: skip
-
-_OPTIONS = (
-    option("-m", "--model", help="Model: a path, or a name in the store."),
-    option("-p", "--prompt", help="The prompt, where a positional one could be taken for a model."),
-    option("--system", help="System prompt."),
-    option("-n", "--predict", type=int, default=-1, metavar="N",
-           help="Most tokens of an answer; -1 for no limit but the context."),
-    option("--temp", type=float, default=0.8, show_default=True,
-           help="Temperature; 0 takes the likeliest token every time."),
-    option("--top-k", type=int, default=40, show_default=True,
-           help="Choose among the K likeliest tokens; 0 for all."),
-    option("--top-p", type=float, default=0.95, show_default=True,
-           help="Choose among the likeliest tokens that have this probability together."),
-    option("--min-p", type=float, default=0.05, show_default=True,
-           help="Drop tokens below this share of the likeliest one's probability."),
-    option("--repeat-penalty", type=float, default=1.0, show_default=True,
-           help="Make recent tokens less likely; 1 for no change."),
-    option("--repeat-last-n", type=int, default=64, show_default=True, metavar="N",
-           help="How many tokens count as recent; 0 for none."),
-    option("--seed", type=int, default=-1, metavar="N",
-           help="The same seed gives the same text; -1 draws one."),
-    option("--stop", multiple=True, metavar="TEXT",
-           help="End the answer before this text; may be given more than once."),
-    option("--ctx", type=int, metavar="N",
-           help="Context in tokens  [default: 4096, or less if the model was trained on less or "
-           "memory does not hold more]."),
-    *_LOADING,
-    option("--on-overflow", type=click.Choice(["error", "shift", "summarize"]),
-           help="Where the context is full: refuse, drop the oldest turns, or put a summary in "
-           "their place; always reported  [default: summarize in a chat, else error]."),
-    option("--prompt-cache-size", callback=size_or_none, default="2GB", show_default=True,
-           metavar="SIZE", help="Most bytes on disk for states of long prompts, which are not "
-           "evaluated again then; 0 for none."),
-)  # fmt: skip
-
-
-def generation_options(function: F) -> F:
-    """Add the options of sampling and loading to a command."""
-    for add in reversed(_OPTIONS):
-        function = add(function)
-    return function
-
-
-def loading_options(function: F) -> F:
-    """Add the options of loading alone to a command."""
-    for add in reversed(_LOADING):
-        function = add(function)
-    return function
-
-
-def given_model() -> str | None:
-    """Give the model that `--model` names on the command line.
-
-    EDGELLM_MODEL is a default and gives way to a model among the words; the option does not.
-    """
-    context = click.get_current_context()
-    if context.get_parameter_source("model") is not ParameterSource.COMMANDLINE:
-        return None
-    value: str | None = context.params["model"]
-    return value
-
-
-def generate_options(values: dict[str, Any]) -> GenerateOptions:
-    """Make the options of generation from a command's values; draws the seed if none is given.
-
-    Raises:
-        UsageError: a value out of its range.
-    """
-    from edgellm.backends.base import Sampling
-    from edgellm.generate.engine import GenerateOptions
-
-    seed = values["seed"]
-    sampling = Sampling(
-        temperature=values["temp"],
-        top_k=values["top_k"],
-        top_p=values["top_p"],
-        min_p=values["min_p"],
-        repeat_penalty=values["repeat_penalty"],
-        repeat_last_n=values["repeat_last_n"],
-        seed=drawn_seed() if seed == -1 else seed,
-    )
-    return GenerateOptions(sampling, values["predict"], tuple(values["stop"]))
-
-
-def drawn_seed() -> int:
-    """Give a seed by chance."""
-    return int.from_bytes(os.urandom(4), "big") % (2**32 - 1)
 
 
 def prepare_stdout() -> None:

@@ -9,16 +9,28 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["JSON_KEY", "EnvOption", "echo_json", "json_option", "option"]
+__all__ = [
+    "JSON_KEY",
+    "EnvOption",
+    "SectionedCommand",
+    "echo_json",
+    "json_option",
+    "option",
+]
 
 JSON_KEY = "edgellm.json"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class EnvOption(click.Option):
-    """An option that is read from EDGELLM_<NAME> too, and says so in the help text."""
+    """An option that is read from EDGELLM_<NAME> too, and says so in the help text.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Attributes:
+        section: the heading that it stands under in the help of a `SectionedCommand`.
+    """
+
+    def __init__(self, *args: Any, section: str = "Options", **kwargs: Any) -> None:
+        self.section = section
         kwargs.setdefault("show_envvar", True)
         super().__init__(*args, **kwargs)
         if self.envvar is None and self.name:
@@ -32,8 +44,24 @@ class EnvOption(click.Option):
         return super().value_from_envvar(ctx)
 
 
+class SectionedCommand(click.Command):
+    """A command of many options, which stand in sections in its help text."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections, in the order in which their first options were declared."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                name = parameter.section if isinstance(parameter, EnvOption) else "Options"
+                sections.setdefault(name, []).append(record)
+        for name, records in sections.items():
+            with formatter.section(name):
+                formatter.write_dl(records)
+
+
 def option(*names: str, **kwargs: Any) -> Callable[[F], F]:
-    """Declare an option as `click.option` does, with its environment variable."""
+    """Declare an option as `click.option` does, with its environment variable and `section`."""
     return click.option(*names, cls=EnvOption, **kwargs)
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgellm.cli.generation import drawn_seed, notice
+from edgellm.cli.generation import notice
+from edgellm.cli.model_options import drawn_seed
 from edgellm.cli.repl_context import show_context
 from edgellm.cli.repl_sessions import load, save, show_sessions
 from edgellm.errors import UsageError

@@ -9,9 +9,6 @@ import click
 
 from edgellm.cli.generation import (
     cancel_on_interrupt,
-    generate_options,
-    generation_options,
-    given_model,
     load_model,
     notice,
     prepare_stdout,
@@ -20,7 +17,8 @@ from edgellm.cli.generation import (
     tell_summarizing,
     write_answer,
 )
-from edgellm.cli.options import json_option, option
+from edgellm.cli.model_options import generate_options, generation_options, given_model
+from edgellm.cli.options import SectionedCommand, json_option, option
 from edgellm.cli.pull import offer_to_pull
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ __all__ = ["answer", "choose_model_and_prompt", "command"]
 INTERRUPTED = 130
 
 
-@click.command("run")
+@click.command("run", cls=SectionedCommand)
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]")
 @generation_options
 @option(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgellm.cli.generation import given_model, read_stdin
+from edgellm.cli.generation import read_stdin
+from edgellm.cli.model_options import given_model
 from edgellm.cli.options import echo_json, json_option, option
 from edgellm.cli.run import choose_model_and_prompt
 
