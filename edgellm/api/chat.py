@@ -12,14 +12,14 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from edgellm.api.fit import accelerators_for, checked_needs, fitted, placed
-from edgellm.backends.base import CACHE_TYPES, Context, LoadOptions, Model, Sampling, select
+from edgellm.backends.base import CACHE_TYPES, Context, LoadOptions, Model, select
 from edgellm.device.fit import Needs
 from edgellm.errors import TemplateError, UsageError
 from edgellm.generate.cached import MIN_TOKENS, CachedContext, open_cache
-from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult
+from edgellm.generate.engine import GenerateFields, GenerateOptions, Generation, GenerationResult
 from edgellm.generate.overflow import ContextChange, Policy, check_policy
 from edgellm.generate.prompt import chat_tokens, text_tokens
 from edgellm.generate.sliding import text_prompt
@@ -241,13 +241,12 @@ class LoadedModel:
         *,
         document: str | None = None,
         system: str | None = None,
-        max_tokens: int = -1,
-        stop: Sequence[str] = (),
-        sampling: Sampling | None = None,
+        options: GenerateOptions | None = None,
         cancel: threading.Event | None = None,
         on_overflow: Policy = "error",
         on_change: Callable[[ContextChange], None] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
+        **fields: Unpack[GenerateFields],
     ) -> Generation:
         """Answer a prompt, or messages that end with the user's, through the chat template.
 
@@ -258,15 +257,14 @@ class LoadedModel:
             document: a text that stands behind the newest message. Where it is too long, it is
                 shortened or summarised, and the message stays whole.
             system: the system prompt; None for the template's own.
-            max_tokens: the most tokens of the answer; negative for no limit.
-            stop: strings that end it.
-            sampling: how tokens are chosen.
+            options: how the answer is written.
             cancel: set it from any thread to stop.
             on_overflow: what is done where the prompt leaves no room for an answer, or the answer
                 fills the context: "error", "shift" (the oldest turns, and the beginning of a text
                 that does not fit, are dropped) or "summarize" (the model summarises them).
             on_change: is called when something is dropped or summarised, as it happens.
             on_progress: is called while that is summarised: how much is done, of how much.
+            fields: fields of `options` that are other ones: `max_tokens=100, stop=["."]`.
 
         Raises:
             TemplateError: the model has no chat template, or it refuses the messages.
@@ -287,7 +285,7 @@ class LoadedModel:
         if system:
             messages.insert(0, Message("system", system))
         template = self._require_template()
-        options = GenerateOptions(sampling or Sampling(), max_tokens, tuple(stop))
+        options = GenerateOptions.of(options, **fields)
         render = renderer(self._model, template)
         view = View.of(messages, keep=keep)
         context = self._open(self._needed(render(view), options))
@@ -297,7 +295,7 @@ class LoadedModel:
             render,
             view,
             policy=policy,
-            max_tokens=max_tokens,
+            max_tokens=options.max_tokens,
             on_change=on_change,
             on_progress=on_progress,
         )
@@ -312,12 +310,11 @@ class LoadedModel:
         text: str,
         *,
         special: bool = False,
-        max_tokens: int = -1,
-        stop: Sequence[str] = (),
-        sampling: Sampling | None = None,
+        options: GenerateOptions | None = None,
         cancel: threading.Event | None = None,
         on_overflow: Policy = "error",
         on_change: Callable[[ContextChange], None] | None = None,
+        **fields: Unpack[GenerateFields],
     ) -> Generation:
         """Continue a text as it stands, without a template.
 
@@ -325,20 +322,19 @@ class LoadedModel:
             text: an empty one starts from the model's start token.
             special: whether the text of control tokens becomes these tokens; never set it for
                 text from a stranger.
-            max_tokens: the most tokens of the continuation; negative for no limit.
-            stop: strings that end it.
-            sampling: how tokens are chosen.
+            options: how the continuation is written.
             cancel: set it from any thread to stop.
             on_overflow: "error", or "shift": the oldest tokens are dropped, and the text goes on
                 until the model or `max_tokens` ends it.
             on_change: is called when something is dropped, as it happens.
+            fields: fields of `options` that are other ones.
 
         Raises:
             UsageError: there is nothing to begin with, or a text is to be summarised.
             ContextOverflowError: while iterating, if no token fits behind the text.
         """
         policy = check_policy(on_overflow)
-        options = GenerateOptions(sampling or Sampling(), max_tokens, tuple(stop))
+        options = GenerateOptions.of(options, **fields)
         tokens = text_tokens(self._model, text, special=special)
         if not tokens:
             raise UsageError("the prompt is empty, and the model has no token to start a text with")
@@ -348,7 +344,7 @@ class LoadedModel:
             tokens,
             context.size,
             policy=policy,
-            max_tokens=max_tokens,
+            max_tokens=options.max_tokens,
             on_change=on_change,
         )
         return Generation(context, prompt, options, cancel=cancel)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypedDict, Unpack
 
 from edgellm.backends.base import SEED_LIMIT, CancelledError, Context, Sampling
 from edgellm.errors import ContextOverflowError, UsageError
@@ -16,6 +16,7 @@ from edgellm.generate.text import StopFilter, Utf8Stream
 __all__ = [
     "FinishReason",
     "FixedPrompt",
+    "GenerateFields",
     "GenerateOptions",
     "Generation",
     "GenerationResult",
@@ -25,6 +26,14 @@ __all__ = [
 FinishReason = Literal["stop", "length", "context", "cancelled"]
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 1000
+
+
+class GenerateFields(TypedDict, total=False):
+    """The fields of `GenerateOptions`, as methods take them by name."""
+
+    sampling: Sampling
+    max_tokens: int
+    stop: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +50,23 @@ class GenerateOptions:
 
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = -1
-    stop: tuple[str, ...] = ()
+    stop: Sequence[str] = ()
+
+    @classmethod
+    def of(
+        cls, options: GenerateOptions | None = None, **fields: Unpack[GenerateFields]
+    ) -> GenerateOptions:
+        """Give options of which some fields are other ones.
+
+        Raises:
+            UsageError: see the class.
+        """
+        return replace(options or cls(), **fields)
 
     def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            raise UsageError(f"stop strings are a list, and not the string {self.stop!r}")
+        object.__setattr__(self, "stop", tuple(self.stop))
         if len(self.stop) > MAX_STOPS:
             raise UsageError(f"{len(self.stop)} stop strings are given, at most {MAX_STOPS} can be")
         for stop in self.stop:
