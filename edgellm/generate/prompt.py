@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from edgellm.backends.base import Tokenizer
 from edgellm.errors import TemplateError
-from edgellm.generate.template import ChatTemplate, Message
+from edgellm.generate.template import ChatTemplate, Message, ToolCall
 
 __all__ = ["chat_tokens", "text_tokens"]
 
@@ -43,6 +44,8 @@ def chat_tokens(
     spoken: Mapping[int, Sequence[int]] | None = None,
     *,
     generation_prompt: bool = True,
+    tools: Sequence[Mapping[str, Any]] = (),
+    guarded: Sequence[str] = (),
 ) -> list[int]:
     """Give the tokens of a conversation, ending where the assistant is to speak.
 
@@ -55,16 +58,44 @@ def chat_tokens(
             the text as it is, so that the context need not be evaluated again.
         generation_prompt: False ends it with the last message instead, as a conversation that
             is over and that a model is measured on.
+        tools: what the model may call, in OpenAI's shape.
+        guarded: signs of the template's that need not be control tokens, as those around a tool's
+            result; where a "tool" message holds one, it stays text too.
 
     Raises:
         TemplateError: the template fails, or takes a message apart that holds control texts.
     """
     mark = f"{OPEN}{os.urandom(8).hex()}:"
     texts: list[str] = []
-    safe = [replace(m, content=_without_control(model, m.content, mark, texts)) for m in messages]
-    rendered = template.render(safe, add_generation_prompt=generation_prompt)
+
+    def plain(text: str) -> str:
+        return _without_control(model, text, mark, texts)
+
+    def safely(message: Message) -> Message:
+        signs = guarded if message.role == "tool" else ()
+        calls = (
+            ToolCall(plain(call.name), _mapped(dict(call.arguments), plain), plain(call.id))
+            for call in message.tool_calls
+        )
+        return replace(
+            message,
+            content=_without_control(model, message.content, mark, texts, signs),
+            tool_calls=tuple(calls),
+            tool_call_id=plain(message.tool_call_id),
+            name=plain(message.name),
+        )
+
+    safe = [safely(message) for message in messages]
+    variables = {"tools": _mapped(list(tools), plain)} if tools else None
+
+    def render(messages: Sequence[Message]) -> str:
+        return template.render(
+            messages, add_generation_prompt=generation_prompt, variables=variables
+        )
+
+    rendered = render(safe)
     if spoken and generation_prompt:
-        tokens = _with_spoken(model, template, safe, rendered, mark, texts, spoken)
+        tokens = _with_spoken(model, render, safe, rendered, mark, texts, spoken)
         if tokens is not None:
             return _started(model, tokens)
     return _started(model, _tokens(model, rendered, mark, texts))
@@ -78,7 +109,8 @@ def _tokens(
         return model.tokenize(rendered, special=True)
     # Odd places of the split hold the numbers between `mark` and its end.
     parts = re.split(f"{mark}([0-9]+){CLOSE}", rendered)
-    if any(OPEN in part or CLOSE in part for part in parts[::2]):
+    secret = mark.strip(OPEN)  # also where the template has escaped the signs around it
+    if any(sign in part for part in parts[::2] for sign in (OPEN, CLOSE, secret)):
         raise TemplateError(
             "a message holds the text of a control token, and the model's chat template takes it "
             "apart"
@@ -87,15 +119,23 @@ def _tokens(
     for index, part in enumerate(parts):
         if index % 2:
             insert = inserts[int(part)]
-            tokens += insert if isinstance(insert, list) else model.tokenize(insert, special=False)
+            tokens += insert if isinstance(insert, list) else _plain_tokens(model, insert)
         elif part:
             tokens += model.tokenize(part, special=True)
     return tokens
 
 
+def _plain_tokens(model: Tokenizer, text: str) -> list[int]:
+    """Tokenize a sign as text; some vocabularies have tokens that stand for a text everywhere."""
+    tokens = model.tokenize(text, special=False)
+    if len(tokens) == 1 and len(text) > 1:
+        return [t for part in (text[:1], text[1:]) for t in model.tokenize(part, special=False)]
+    return tokens
+
+
 def _with_spoken(
     model: Tokenizer,
-    template: ChatTemplate,
+    render: Callable[[Sequence[Message]], str],
     safe: Sequence[Message],
     rendered: str,
     mark: str,
@@ -113,7 +153,7 @@ def _with_spoken(
         place = f"{mark}{len(inserts) - 1}{CLOSE}"
         places[place] = safe[index].content
         marked[index] = replace(safe[index], content=place)
-    with_places = template.render(marked)
+    with_places = render(marked)
     plain = with_places
     for place, text in places.items():
         # Behind an answer a control token has to stand: plain text would be tokenized otherwise
@@ -134,14 +174,31 @@ def _started(model: Tokenizer, tokens: list[int]) -> list[int]:
     return [start, *tokens]
 
 
-def _without_control(model: Tokenizer, content: str, mark: str, texts: list[str]) -> str:
-    """Put placeholders for the control texts in a message; `texts` collects them.
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """Change all strings in a value of JSON, the keys as well."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {change(key): _mapped(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mapped(item, change) for item in value]
+    return value
+
+
+def _without_control(
+    model: Tokenizer, content: str, mark: str, texts: list[str], signs: Sequence[str] = ()
+) -> str:
+    """Put placeholders for the control texts in a message, and for `signs`.
+
+    `texts` collects what they stand for.
 
     The tokenizer itself says whether there are any: with and without its special tokens the text
     gives the same tokens, or not.
     """
     ours = re.compile(f"{mark}[0-9]+{CLOSE}")
-    found = {sign for sign in (OPEN, CLOSE) if sign in content}
+    if not content:
+        return content
+    found = {sign for sign in (OPEN, CLOSE, *signs) if sign in content}
     for _ in range(MAX_ROUNDS):
         # Placeholders of an earlier round cut the text; nothing can match across them.
         for part in ours.split(content):

@@ -2,26 +2,62 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from edgellm.errors import TemplateError
 
-__all__ = ["ChatTemplate", "Message", "Role"]
+__all__ = ["ChatTemplate", "Message", "Role", "ToolCall"]
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
+PROBE = "probe_of_arguments"
 MAX_TEMPLATE = 256_000  # characters; the largest published ones, with tools, have some 20,000
 MAX_RENDERED = 16_000_000  # characters; more than any context holds
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that a model calls.
+
+    Attributes:
+        name: the tool's name.
+        arguments: what it is called with, by the parameters' names; JSON's types.
+        id: names the call in the conversation, and in the message that holds its result.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+    id: str = ""
+
+    def as_dict(self, *, text: bool = False) -> dict[str, Any]:
+        """Give it in OpenAI's shape; with `text`, the arguments are the text of a JSON object."""
+        arguments = dict(self.arguments)
+        body = json.dumps(arguments, ensure_ascii=False) if text else arguments
+        function = {"name": self.name, "arguments": body}
+        return {"id": self.id, "type": "function", "function": function}
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: who speaks; "tool" gives the result of a call.
+        content: the text.
+        tool_calls: what an assistant calls.
+        tool_call_id: of a "tool" message, the call that it answers.
+        name: of a "tool" message, the tool's name.
+    """
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
 
 
 class ChatTemplate:
@@ -63,15 +99,47 @@ class ChatTemplate:
     ) -> str:
         """Give the text of a conversation, ending where the assistant is to speak.
 
+        Args:
+            messages: the conversation.
+            add_generation_prompt: False ends it with the last message.
+            variables: further variables of the template: `tools`, in OpenAI's shape.
+
         Raises:
             TemplateError: the template fails, refuses the messages, or goes over a limit.
         """
+        called = any(message.tool_calls for message in messages)
+        text = called and self.takes_text_arguments
+        return self._render([_as_dict(m, text) for m in messages], add_generation_prompt, variables)
+
+    @functools.cached_property
+    def takes_text_arguments(self) -> bool:
+        """Whether it wants the arguments of calls as JSON text, as OpenAI's service gives them.
+
+        Most templates take an object. Which one it is shows when a call is rendered.
+        """
+        call = ToolCall("f", {PROBE: 1}, "call00000")
+        messages = [Message("user", "?"), Message("assistant", "", (call,))]
+        for text in (False, True):
+            try:
+                rendered = self._render([_as_dict(m, text) for m in messages], False, None)
+            except TemplateError:
+                continue
+            if f'"{PROBE}"' in rendered:
+                return text
+        return False
+
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        variables: Mapping[str, object] | None,
+    ) -> str:
         import jinja2
 
         from edgellm.generate.sandbox import LimitError
 
         values: dict[str, object] = {
-            "messages": [{"role": m.role, "content": m.content} for m in messages],
+            "messages": messages,
             "add_generation_prompt": add_generation_prompt,
             "bos_token": self._bos,
             "eos_token": self._eos,
@@ -98,6 +166,18 @@ class ChatTemplate:
                 "are allowed"
             )
         return text
+
+
+def _as_dict(message: Message, text_arguments: bool) -> dict[str, Any]:
+    """Give a message as templates take it; keys that say nothing are not there."""
+    body: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        body["tool_calls"] = [call.as_dict(text=text_arguments) for call in message.tool_calls]
+    if message.tool_call_id:
+        body["tool_call_id"] = message.tool_call_id
+    if message.name:
+        body["name"] = message.name
+    return body
 
 
 def _line(error: BaseException) -> str:

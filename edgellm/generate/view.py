@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edgellm.backends.base import Tokenizer
 from edgellm.generate.prompt import chat_tokens
@@ -120,9 +120,16 @@ Render = Callable[[View], list[int]]
 
 
 def renderer(
-    model: Tokenizer, template: ChatTemplate, spoken: Mapping[str, Sequence[int]] | None = None
+    model: Tokenizer,
+    template: ChatTemplate,
+    spoken: Mapping[str, Sequence[int]] | None = None,
+    *,
+    tools: Sequence[Mapping[str, Any]] = (),
+    guarded: Sequence[str] = (),
 ) -> Render:
     """Give what renders views, with the tokens that answers were generated as by their texts.
+
+    For `tools` and `guarded` see `edgellm.generate.prompt.chat_tokens`.
 
     It raises TemplateError where the template refuses a view.
     """
@@ -135,7 +142,7 @@ def renderer(
             for index, message in enumerate(messages)
             if message.role == "assistant" and message.content in known
         }
-        return chat_tokens(model, template, messages, tokens)
+        return chat_tokens(model, template, messages, tokens, tools=tools, guarded=guarded)
 
     return render
 
