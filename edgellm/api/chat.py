@@ -19,6 +19,7 @@ from edgellm.backends.base import CACHE_TYPES, Context, LoadOptions, Model, sele
 from edgellm.device.fit import Needs
 from edgellm.errors import TemplateError, UsageError
 from edgellm.generate.cached import MIN_TOKENS, CachedContext, open_cache
+from edgellm.generate.constraint import compile_constraint
 from edgellm.generate.engine import GenerateFields, GenerateOptions, Generation, GenerationResult
 from edgellm.generate.overflow import ContextChange, Policy, check_policy
 from edgellm.generate.prompt import chat_tokens, text_tokens
@@ -270,7 +271,7 @@ class LoadedModel:
             TemplateError: the model has no chat template, or it refuses the messages.
             ContextOverflowError: no answer fits behind the prompt; while iterating, if not even
                 under the policy.
-            UsageError: there is no such policy, or no message.
+            UsageError: there is no such policy, no message, or a constraint that cannot be used.
         """
         policy = check_policy(on_overflow)
         messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
@@ -299,7 +300,8 @@ class LoadedModel:
             on_change=on_change,
             on_progress=on_progress,
         )
-        return Generation(context, chat_prompt, options, cancel=cancel)
+        constraint = compile_constraint(self._model, options.constraint)
+        return Generation(context, chat_prompt, options, cancel=cancel, constraint=constraint)
 
     def chat(self, prompt: str | Sequence[Message], **options: Any) -> GenerationResult:
         """Answer as `stream` does, and give the whole answer with its numbers."""
@@ -330,7 +332,8 @@ class LoadedModel:
             fields: fields of `options` that are other ones.
 
         Raises:
-            UsageError: there is nothing to begin with, or a text is to be summarised.
+            UsageError: there is nothing to begin with, a text is to be summarised, or a constraint
+                cannot be used.
             ContextOverflowError: while iterating, if no token fits behind the text.
         """
         policy = check_policy(on_overflow)
@@ -347,7 +350,8 @@ class LoadedModel:
             max_tokens=options.max_tokens,
             on_change=on_change,
         )
-        return Generation(context, prompt, options, cancel=cancel)
+        constraint = compile_constraint(self._model, options.constraint)
+        return Generation(context, prompt, options, cancel=cancel, constraint=constraint)
 
     def conversation(
         self,

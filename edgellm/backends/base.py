@@ -28,6 +28,7 @@ __all__ = [
     "Accelerator",
     "Backend",
     "CancelledError",
+    "Constraint",
     "Context",
     "Embedder",
     "LoadOptions",
@@ -166,6 +167,38 @@ class LoadOptions:
             raise UsageError(f"gpu_layers is {self.gpu_layers}, and must lie between 0 and 9999")
 
 
+class Constraint(Protocol):
+    """Which tokens may come next in one text; its state is behind the tokens that it took."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text is whole and nothing but its end may follow."""
+
+    def allows(self, token: int) -> bool:
+        """Tell whether a token may come next; one that ends the text may where the text is whole.
+
+        Raises:
+            UsageError: the constraint is too complex to go on.
+        """
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Give whether each token may come next, (vocabulary,); at least one may.
+
+        Raises:
+            UsageError: the constraint is too complex to go on.
+        """
+
+    def take(self, token: int) -> None:
+        """Go on behind a token that may come next.
+
+        Raises:
+            UsageError: it may not.
+        """
+
+    def copy(self) -> Constraint:
+        """Give one of its own state, for another text that goes on from here."""
+
+
 class Context(Protocol):
     """The evaluated tokens of one text, and the state to go on from them."""
 
@@ -184,7 +217,7 @@ class Context(Protocol):
     def prefill(
         self, tokens: Sequence[int], sampling: Sampling, cancelled: Callable[[], bool]
     ) -> int:
-        """Evaluate a prompt, so that `next_piece` continues it.
+        """Evaluate a prompt, so that `next_piece` continues it, without a constraint.
 
         What this context holds already is kept as far as it is the same prefix. Gives the number
         of tokens that were kept. At least one token is always evaluated.
@@ -198,16 +231,25 @@ class Context(Protocol):
             BackendError: the backend failed.
         """
 
+    def constrain(self, constraint: Constraint | None) -> None:
+        """Sample what comes next under a constraint, or under none.
+
+        It takes each token that is sampled under it, but only when the next one is asked for: until
+        then a prompt can be evaluated in its place.
+        """
+
     def next_piece(self) -> bytes | None:
         """Sample one token and give its bytes; None when the model ends its text.
 
-        Called again after that, it goes on behind the end, as measurements of speed do.
+        A constraint that is complete ends it too. Called again after that, it goes on behind the
+        end, as measurements of speed do.
 
         The bytes are those of the text: empty for a control token, and perhaps only a part of a
         UTF-8 character.
 
         Raises:
             BackendError: the backend failed.
+            UsageError: the constraint is too complex to go on.
         """
 
     @property
@@ -254,6 +296,10 @@ class Tokenizer(Protocol):
     @property
     def eos_text(self) -> str:
         """The text of the end-of-sequence token; empty if there is none."""
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens that end a text."""
 
     def tokenize(self, text: str, *, special: bool, ends: bool = False) -> list[int]:
         """Give the tokens of a text, without adding any unless `ends` asks for it.

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgellm.backends.base import Backend, Context, Sampling
+from edgellm.backends.base import Backend, Constraint, Context, Sampling
 from edgellm.generate.promptcache import PromptCache, log, prompts_dir
 from edgellm.models.identity import model_identity
 
@@ -58,6 +58,7 @@ class CachedContext:
         self._whole = False
         # The loop calls it for each token: no other function stands in between.
         self.next_piece: Callable[[], bytes | None] = context.next_piece
+        self.constrain: Callable[[Constraint | None], None] = context.constrain
 
     @property
     def size(self) -> int:

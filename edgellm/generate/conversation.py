@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from edgellm.backends.base import Context, Model
 from edgellm.errors import UsageError
+from edgellm.generate.constraint import compile_constraint
 from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult, Prompt
 from edgellm.generate.overflow import ContextChange, Policy
 from edgellm.generate.prompt import text_tokens
@@ -104,6 +105,7 @@ class Conversation:
             ContextOverflowError: the conversation and the question fill the context; while
                 iterating if turns may be left out, and the question fills it alone.
             TemplateError: the template refuses the messages.
+            UsageError: the options' constraint cannot be used.
         """
         asked = [*self.messages, Message("user", question)]
         return Generation(
@@ -111,6 +113,7 @@ class Conversation:
             self._prompt(asked),
             self.options,
             cancel=cancel,
+            constraint=compile_constraint(self._model, self.options.constraint),
             on_finish=self._keep(asked),
         )
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypedDict, Unpack
 
-from edgellm.backends.base import SEED_LIMIT, CancelledError, Context, Sampling
+from edgellm.backends.base import SEED_LIMIT, CancelledError, Constraint, Context, Sampling
 from edgellm.errors import ContextOverflowError, UsageError
+from edgellm.generate.constraint import ConstraintSpec
 from edgellm.generate.overflow import ContextChange
 from edgellm.generate.text import StopFilter, Utf8Stream
 
@@ -34,6 +35,7 @@ class GenerateFields(TypedDict, total=False):
     sampling: Sampling
     max_tokens: int
     stop: Sequence[str]
+    constraint: ConstraintSpec | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class GenerateOptions:
     Attributes:
         max_tokens: the most tokens of the answer; a negative number sets no limit but the context.
         stop: strings that end the answer; they are not part of it.
+        constraint: the form of the answer: a JSON schema, a grammar or a regular expression.
 
     Raises:
         UsageError: too many stop strings, or one that is empty or too long.
@@ -51,6 +54,7 @@ class GenerateOptions:
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = -1
     stop: Sequence[str] = ()
+    constraint: ConstraintSpec | None = None
 
     @classmethod
     def of(
@@ -175,9 +179,9 @@ class Generation:
     """A stream of text; iterate over it once, then `result` is there.
 
     Iterating raises ContextOverflowError if the prompt leaves no room for an answer, BackendError
-    if the backend fails, and UsageError if another generation was begun on the same context. Set
-    `cancel` from any thread to stop it: the stream ends with
-    the finish reason "cancelled".
+    if the backend fails, and UsageError if another generation was begun on the same context, or if
+    the constraint becomes too complex. Set `cancel` from any thread to stop it: the stream ends
+    with the finish reason "cancelled".
     """
 
     def __init__(
@@ -187,12 +191,14 @@ class Generation:
         options: GenerateOptions,
         *,
         cancel: threading.Event | None = None,
+        constraint: Constraint | None = None,
         on_finish: Callable[[GenerationResult], None] | None = None,
     ) -> None:
         self.cancel = cancel or threading.Event()
         self._context = context
         self._prompt = prompt
         self._options = options
+        self._constraint = constraint
         self._on_finish = on_finish
         self._result: GenerationResult | None = None
         self._stream = self._run()
@@ -236,6 +242,7 @@ class Generation:
                     hint="shorten the prompt, or give a larger context with --ctx",
                 )
             reused = context.prefill(prompt, options.sampling, cancelled)
+            context.constrain(self._constraint)
             ours = context.prefills
             while True:
                 if context.prefills != ours:
@@ -263,6 +270,7 @@ class Generation:
                     shorter = self._prompt.make_room(list(context.held), count, self.cancel)
                     if shorter is not None:
                         context.prefill(shorter, self._sampling(), cancelled)
+                        context.constrain(self._constraint)
                         ours = context.prefills
                         answer_at = len(shorter) - count
                         room = context.size - len(shorter)

@@ -134,7 +134,7 @@ def test_ends_that_the_folder_names(tmp_path: Path) -> None:
         json.dumps({"eos_token_id": 9, "suppress_tokens": [11, 12]})
     )
     model: Any = opened(folder)
-    assert model.tokenizer.enders == {2, 7, 9}
+    assert model.tokenizer.end_tokens == {2, 7, 9}
     assert model.tokenizer.suppressed == [11, 12]
 
 

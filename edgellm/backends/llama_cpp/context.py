@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgellm.backends.base import CancelledError, Sampling
+from edgellm.backends.base import CancelledError, Constraint, Sampling
 from edgellm.backends.llama_cpp.calls import check_evaluated, make_context
 from edgellm.backends.llama_cpp.interrupt import abortable
 from edgellm.backends.llama_cpp.library import CLOSED, log, quiet
-from edgellm.backends.llama_cpp.sampler import make_chain
+from edgellm.backends.llama_cpp.sampler import make_chain, sample_allowed
 from edgellm.device.memory import Runtime, scores_batch
 from edgellm.errors import BackendError
 
@@ -67,6 +67,8 @@ class LlamaCppContext:
         self._token = (ctypes.c_int32 * 1)()
         self._batch = native.llama_batch_get_one(self._token, 1)
         self._sampled: int | None = None  # sampled, but not evaluated yet
+        self._constraint: Constraint | None = None
+        self._drawn_under: Constraint | None = None  # what takes the sampled token
 
     @property
     def size(self) -> int:
@@ -86,6 +88,7 @@ class LlamaCppContext:
         if not 0 < len(tokens) <= self._size:
             raise BackendError(f"a prompt of {len(tokens)} tokens for a context of {self._size}")
         self.prefills += 1
+        self._constraint = None
         kept = self._keep(tokens)
         self._free_chain()
         self._chain = make_chain(native, self._model.vocab, sampling)
@@ -113,6 +116,10 @@ class LlamaCppContext:
             raise BackendError(f"{self._model.path}: the model gives no logits to sample from")
         return kept
 
+    def constrain(self, constraint: Constraint | None) -> None:
+        """Sample under a constraint; see `edgellm.backends.base.Context.constrain`."""
+        self._constraint = constraint
+
     def next_piece(self) -> bytes | None:
         """Sample one token; the one before it is evaluated first."""
         native = self._native
@@ -123,7 +130,18 @@ class LlamaCppContext:
             if status:
                 check_evaluated(self._model.path, status)
             self._held.append(token)
-        token = native.llama_sampler_sample(self._chain, self._context, -1)
+            if self._drawn_under is not None:
+                self._sampled = None
+                self._drawn_under.take(token)
+        constraint = self._drawn_under = self._constraint
+        if constraint is None:
+            token = native.llama_sampler_sample(self._chain, self._context, -1)
+        elif constraint.complete:
+            self._sampled = None
+            return None
+        else:
+            logits = native.llama_get_logits_ith(self._context, -1)
+            token = sample_allowed(native, self._chain, logits, constraint.mask())
         self._sampled = token
         pieces = self._model.pieces
         return pieces[token] if token in pieces else self._model.piece(token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -152,6 +153,12 @@ class LlamaCppModel:
         buffer = ctypes.create_string_buffer(METADATA_LIMIT)
         size = self.native.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace") if size >= 0 else None
+
+    @functools.cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens that end a text."""
+        ends, vocab = self.native.llama_vocab_is_eog, self.vocab
+        return frozenset(token for token in range(self.vocabulary_size) if ends(vocab, token))
 
     def tokenize(self, text: str, *, special: bool, ends: bool = False) -> list[int]:
         """Give the tokens of a text; see `edgellm.backends.base.Tokenizer.tokenize`."""

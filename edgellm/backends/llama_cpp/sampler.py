@@ -6,9 +6,15 @@ import ctypes
 import math
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edgellm.backends.base import Sampling
 
-__all__ = ["make_chain"]
+__all__ = ["make_chain", "sample_allowed"]
+
+# llama_token_data
+CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
 def make_chain(library: Any, vocab: Any, sampling: Sampling) -> Any:
@@ -52,3 +58,30 @@ def make_chain(library: Any, vocab: Any, sampling: Sampling) -> Any:
     add(library.llama_sampler_init_temp(sampling.temperature))
     add(library.llama_sampler_init_dist(sampling.seed))
     return chain
+
+
+def sample_allowed(library: Any, chain: Any, logits: Any, mask: npt.NDArray[np.bool_]) -> int:
+    """Sample as `llama_sampler_sample` does, with the allowed tokens alone as candidates.
+
+    So every cut and the draw see the distribution under the mask, and no probability of zero.
+
+    Args:
+        library: llama.cpp.
+        chain: what `make_chain` gives; it accepts the token.
+        logits: a pointer to the logits of all tokens.
+        mask: whether each may come next, (vocabulary,).
+    """
+    allowed = np.flatnonzero(mask)
+    candidates = np.zeros(len(allowed), CANDIDATE)
+    candidates["id"] = allowed
+    candidates["logit"] = np.ctypeslib.as_array(logits, mask.shape)[allowed]
+    array = library.llama_token_data_array(
+        data=candidates.ctypes.data_as(ctypes.POINTER(library.llama_token_data)),
+        size=len(candidates),
+        selected=-1,
+        sorted=False,
+    )
+    library.llama_sampler_apply(chain, ctypes.byref(array))
+    token = int(candidates["id"][array.selected])
+    library.llama_sampler_accept(chain, token)
+    return token

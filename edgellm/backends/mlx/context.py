@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgellm.backends.base import CancelledError, Sampling
+from edgellm.backends.base import CancelledError, Constraint, Sampling
 from edgellm.backends.mlx.caches import Caches
 from edgellm.backends.mlx.device import on_cpu
 from edgellm.backends.mlx.library import CLOSED, sentence
@@ -47,6 +47,8 @@ class MLXContext:
         self._held: list[int] = []  # the tokens whose keys and values are in the cache
         self._whole = True  # whether the cache holds these and nothing of a broken evaluation
         self._sampled: int | None = None  # sampled, but not evaluated yet
+        self._constraint: Constraint | None = None
+        self._drawn_under: Constraint | None = None  # what takes the sampled token
         self._sampler: Any = None
         self._logits: Any = None  # after the last token: (vocabulary,)
         self._pieces: dict[int, bytes | None] = {}
@@ -72,6 +74,7 @@ class MLXContext:
             raise BackendError(f"{self._path}: the prompt has a token beyond the vocabulary")
         self.prefills += 1
         self._sampled = None
+        self._constraint = None
         kept = self._keep(tokens)
         last = len(tokens) - 1
         for start in range(kept, last, self._chunk):
@@ -85,6 +88,10 @@ class MLXContext:
         self._sampler = Sampler(sampling, self._tokenizer.suppressed, tokens)
         return kept
 
+    def constrain(self, constraint: Constraint | None) -> None:
+        """Sample under a constraint; see `edgellm.backends.base.Context.constrain`."""
+        self._constraint = constraint
+
     def next_piece(self) -> bytes | None:
         """Sample one token; the one before it is evaluated first."""
         if self._sampled is not None:
@@ -92,9 +99,17 @@ class MLXContext:
                 raise BackendError(f"the context of {self._size} tokens is full")
             token, self._sampled = self._sampled, None
             self._logits = self._evaluate([token])
+            if self._drawn_under is not None:
+                self._drawn_under.take(token)
         if self._logits is None:
             raise BackendError("there is no prompt to continue")
-        self._sampled = token = self._sampler.choose(np.array(self._logits))
+        constraint = self._drawn_under = self._constraint
+        logits = np.array(self._logits)
+        if constraint is not None:
+            if constraint.complete:
+                return None
+            logits[~constraint.mask()] = -np.inf
+        self._sampled = token = self._sampler.choose(logits)
         if token not in self._pieces:
             self._pieces[token] = self._tokenizer.piece(token)
         return self._pieces[token]

@@ -70,6 +70,12 @@ class MLXModel:
         """The text of the end-of-sequence token."""
         return str(self.tokenizer.eos_text)
 
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens that end a text."""
+        found: frozenset[int] = self.tokenizer.end_tokens
+        return found
+
     def tokenize(self, text: str, *, special: bool, ends: bool = False) -> list[int]:
         """Give the tokens of a text; see `edgellm.backends.base.Tokenizer.tokenize`."""
         tokens: list[int] = self.tokenizer.tokenize(text, special=special, ends=ends)

@@ -93,7 +93,9 @@ def candidates(logits: Logits, sampling: Sampling) -> Candidates:
     The order matters, since a draw goes along it: by falling logit after top-k or top-p, by
     typicality after that cut, by number otherwise.
     """
-    tokens = np.arange(len(logits))
+    # What is suppressed or not allowed is no candidate: no cut counts it, and no draw ends on it.
+    tokens = np.flatnonzero(logits > -np.inf)
+    logits = logits[tokens]
     in_order = False
     if sampling.top_k > 0:
         tokens, logits = _largest(tokens, logits, min(sampling.top_k, len(logits)))

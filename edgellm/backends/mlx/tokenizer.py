@@ -79,7 +79,7 @@ class FolderTokenizer:
         }
         named = {token: name for name, token in there.items() if name in ENDERS - inner}
         self._control |= named
-        self.enders = frozenset((*named, *self._configured_enders()))
+        self.end_tokens = frozenset((*named, *self._configured_enders()))
         self.suppressed = self._numbers("generation_config.json", "suppress_tokens")
 
     def _find(self, name: str) -> int | None:
@@ -164,7 +164,7 @@ class FolderTokenizer:
         Raises:
             BackendError: the tokenizer turns tokens into text in a way that is not known here.
         """
-        if token in self.enders:
+        if token in self.end_tokens:
             return None
         if token in self._control or token >= len(self):
             return b""

@@ -1,0 +1,118 @@
+"""Texts under a constraint, the same on every backend."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from edgellm.backends.base import Sampling
+from edgellm.errors import UsageError
+from edgellm.generate.constraint import Grammar, JsonSchema, Regex, compile_constraint
+from tinygguf import END, PERSIAN, byte_token
+
+GREEDY = Sampling(temperature=0)
+
+
+def never() -> bool:
+    return False
+
+
+@pytest.fixture
+def write(model, context):
+    """Write behind a text under a constraint, and give the pieces, None for the end."""
+
+    def write(spec, prompt: str = "a", sampling: Sampling = GREEDY, limit: int = 60):
+        context.prefill(model.tokenize(prompt, special=False), sampling, never)
+        context.constrain(compile_constraint(model, spec))
+        found = []
+        while len(found) < limit and (not found or found[-1] is not None):
+            found.append(context.next_piece())
+        return found
+
+    return write
+
+
+def test_the_likeliest_text_that_is_allowed_is_written(write):
+    # Behind each of the letters a-g the next one is likeliest; of others all are alike.
+    assert write(Regex("[b-z]{3}")) == [b"b", b"c", b"d", None]
+    assert write(Regex("b(x|c)[0-9]")) == [b"b", b"c", b"0", None]
+
+
+def test_the_end_is_allowed_only_where_the_text_is_whole(model, write):
+    # After a newline the model writes its answer and ends there.
+    answer = "Hi " + PERSIAN
+    assert b"".join(write(Regex(".*"), "\n")[:-1]).decode() == answer
+    longer = write(Regex(f".{{{len(answer) + 2}}}"), "\n")
+    assert longer[-1] is None
+    assert b"".join(longer[:-1]).decode().startswith(answer)
+    constraint = compile_constraint(model, Regex("ab?"))
+    assert not constraint.allows(END)
+    constraint.take(byte_token(ord("a")))
+    assert constraint.allows(END)
+    assert not constraint.complete
+    constraint.take(byte_token(ord("b")))
+    assert constraint.complete
+
+
+def test_letters_that_are_cut_into_bytes(write):
+    assert b"".join(write(JsonSchema({"enum": ["تهران"]}))[:-1]).decode() == '"تهران"'
+    assert b"".join(write(Grammar('root ::= "شیراز"'))[:-1]).decode() == "شیراز"
+
+
+def test_control_tokens_are_no_text(model):
+    mask = compile_constraint(model, Regex("(?s:.*)")).mask()
+    allowed = set(np.flatnonzero(mask).tolist())
+    assert {token for token in allowed if model.control_text(token) is not None} == {END, 2}
+    assert mask.shape == (model.vocabulary_size,)
+
+
+@pytest.mark.parametrize("top_k", [0, 3])
+def test_a_draw_has_the_distribution_under_the_mask(write, top_k):
+    # b is likeliest behind a; the tiny model's logits of all others are alike.
+    hot = Sampling(temperature=1e2, top_k=top_k, top_p=1, min_p=0)
+    firsts = [
+        write(Regex("[bxyz]."), sampling=dataclasses.replace(hot, seed=seed), limit=1)[0]
+        for seed in range(300)
+    ]
+    kept = {b"b", b"x", b"y", b"z"} if top_k == 0 else set(firsts)
+    assert len(kept) == (top_k or 4)
+    for letter in kept:
+        expected = 300 / len(kept)
+        assert abs(firsts.count(letter) - expected) < 5 * math.sqrt(expected)
+
+
+def test_the_token_sampled_last_is_taken_when_the_next_one_is_asked_for(model, context):
+    constraint = compile_constraint(model, Regex("bcd"))
+    prompt = model.tokenize("a", special=False)
+    context.prefill(prompt, GREEDY, never)
+    context.constrain(constraint)
+    assert context.next_piece() == b"b"
+    assert constraint.allows(byte_token(ord("b")))
+    # Another prompt in its place: what is sampled behind it is the constraint's next token.
+    context.prefill(prompt, GREEDY, never)
+    context.constrain(constraint)
+    assert [context.next_piece() for _ in range(4)] == [b"b", b"c", b"d", None]
+
+
+def test_a_constraint_begins_and_ends_in_the_middle_of_a_text(model, context):
+    context.prefill(model.tokenize("a", special=False), GREEDY, never)
+    assert context.next_piece() == b"b"
+    context.constrain(compile_constraint(model, Regex("c[xy].")))
+    assert [context.next_piece() for _ in range(2)] == [b"c", b"x"]
+    context.constrain(None)
+    context.prefill(model.tokenize("a", special=False), GREEDY, never)
+    assert [context.next_piece() for _ in range(4)] == [b"b", b"c", b"d", b"e"]
+
+
+def test_a_copy_goes_its_own_way(model):
+    constraint = compile_constraint(model, Regex("a[bc]"))
+    constraint.take(byte_token(ord("a")))
+    copy = constraint.copy()
+    copy.take(byte_token(ord("b")))
+    assert copy.complete
+    assert constraint.allows(byte_token(ord("c")))
+    with pytest.raises(UsageError, match="cannot go on"):
+        constraint.take(byte_token(ord("x")))
