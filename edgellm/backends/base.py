@@ -9,13 +9,13 @@ one row in `BACKENDS`.
 from __future__ import annotations
 
 import importlib
-import math
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from edgellm.backends.sampling import SEED_LIMIT, Sampling
 from edgellm.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKENDS",
     "CACHE_TYPES",
+    "SEED_LIMIT",
     "Accelerator",
     "Backend",
     "CancelledError",
@@ -50,8 +51,6 @@ BACKENDS: dict[str, str] = {
 # How keys and values are kept in a context; the names are ggml's, as llama.cpp's --cache-type-k has
 # them. MLX's nearest are the type that it computes in (f16), and its own groups with 8 or 4 bits.
 CACHE_TYPES = ("f16", "q8_0", "q4_0")
-SEED_LIMIT = 2**32 - 1  # llama.cpp gives 2^32-1 itself the meaning "any seed"
-INT_LIMIT = 2**31
 # Of logits that a scorer gives at a time: half a context for a vocabulary of 65,000 tokens, and
 # little beside a model for the largest, whose logits of a whole context take half a gigabyte.
 OUTPUT_BYTES = 64 * 2**20
@@ -59,69 +58,6 @@ OUTPUT_BYTES = 64 * 2**20
 
 class CancelledError(Exception):
     """The caller asked to stop while a model was loaded or a prompt was evaluated."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a token is chosen; names and defaults as in llama.cpp's command line tools.
-
-    Attributes:
-        temperature: 0 or less takes the likeliest token every time.
-        top_k: keep the k likeliest tokens; 0 or less keeps all.
-        top_p: keep the likeliest tokens that have this probability together; 1 keeps all.
-        min_p: drop tokens below this share of the likeliest one's probability; 0 drops none.
-        typical_p: locally typical sampling; 1 keeps all.
-        repeat_penalty: divides the logit of a recent token; 1 changes nothing.
-        frequency_penalty: taken from the logit for each recent occurrence.
-        presence_penalty: taken once from the logit of a token that occurred recently.
-        repeat_last_n: how many tokens count as recent; 0 turns the three penalties off.
-        seed: 0 .. 2^32-2; the same seed gives the same text.
-
-    Raises:
-        UsageError: a value out of its range.
-    """
-
-    temperature: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    typical_p: float = 1.0
-    repeat_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    repeat_last_n: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("temperature", "frequency_penalty", "presence_penalty"):
-            value = getattr(self, name)
-            if not math.isfinite(value) or abs(value) > 100:
-                raise UsageError(f"{name} is {value}, and must lie between -100 and 100")
-        for name in ("top_p", "min_p", "typical_p"):
-            value = getattr(self, name)
-            if not 0.0 <= value <= 1.0:
-                raise UsageError(f"{name} is {value}, and must lie between 0 and 1")
-        if not 0.01 <= self.repeat_penalty <= 100:
-            raise UsageError(
-                f"repeat_penalty is {self.repeat_penalty}, and must lie between 0.01 and 100"
-            )
-        if not -INT_LIMIT <= self.top_k < INT_LIMIT:
-            raise UsageError(f"top_k is {self.top_k}, and must be a 32-bit number")
-        if not 0 <= self.repeat_last_n <= 1_000_000:
-            raise UsageError(
-                f"repeat_last_n is {self.repeat_last_n}, and must lie between 0 and 1000000"
-            )
-        if not 0 <= self.seed < SEED_LIMIT:
-            raise UsageError(f"seed is {self.seed}, and must lie between 0 and {SEED_LIMIT - 1}")
-
-    @property
-    def penalizes(self) -> bool:
-        """Whether any of the three penalties changes a logit."""
-        return self.repeat_last_n > 0 and (
-            self.repeat_penalty != 1.0
-            or self.frequency_penalty != 0.0
-            or self.presence_penalty != 0.0
-        )
 
 
 @dataclass(frozen=True, slots=True)

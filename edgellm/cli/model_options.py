@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgellm.generate.engine import GenerateOptions
 
 __all__ = [
+    "SAMPLING_FIELDS",
     "drawn_seed",
     "generate_options",
     "generation_options",
@@ -25,6 +26,29 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# option, as `/set` takes it too -> field of Sampling
+SAMPLING_FIELDS = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "typical": "typical_p",
+    "top_nsigma": "top_n_sigma",
+    "xtc_probability": "xtc_probability",
+    "xtc_threshold": "xtc_threshold",
+    "repeat_penalty": "repeat_penalty",
+    "repeat_last_n": "repeat_last_n",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "dry_multiplier": "dry_multiplier",
+    "dry_base": "dry_base",
+    "dry_allowed_length": "dry_allowed_length",
+    "dry_penalty_last_n": "dry_last_n",
+    "mirostat": "mirostat",
+    "mirostat_ent": "mirostat_tau",
+    "mirostat_lr": "mirostat_eta",
+}
 
 # The sections of the help text.
 _choosing = functools.partial(option, section="Choosing tokens")
@@ -60,10 +84,43 @@ _OPTIONS = (
               help="Choose among the likeliest tokens that have this probability together."),
     _choosing("--min-p", type=float, default=0.05, show_default=True,
               help="Drop tokens below this share of the likeliest one's probability."),
+    _choosing("--typical", type=float, default=1.0, show_default=True, metavar="P",
+              help="Choose among the tokens of the most usual surprise that have this probability "
+              "together; 1 for all."),
+    _choosing("--top-nsigma", type=float, default=0.0, show_default=True, metavar="N",
+              help="Drop tokens more than N standard deviations of all logits below the likeliest "
+              "one; 0 for none."),
+    _choosing("--xtc-probability", type=float, default=0.0, show_default=True, metavar="P",
+              help="How often the likeliest tokens are left out but the last one that reaches "
+              "--xtc-threshold; 0 for never."),
+    _choosing("--xtc-threshold", type=float, default=0.1, show_default=True, metavar="P",
+              help="The probability from which a token is one of those."),
     _choosing("--repeat-penalty", type=float, default=1.0, show_default=True,
               help="Make recent tokens less likely; 1 for no change."),
     _choosing("--repeat-last-n", type=int, default=64, show_default=True, metavar="N",
               help="How many tokens count as recent; 0 for none."),
+    _choosing("--frequency-penalty", type=float, default=0.0, show_default=True,
+              help="Taken from the logit of a recent token for each time it occurs."),
+    _choosing("--presence-penalty", type=float, default=0.0, show_default=True,
+              help="Taken once from the logit of a recent token."),
+    _choosing("--dry-multiplier", type=float, default=0.0, show_default=True, metavar="X",
+              help="Make tokens less likely that go on with a repetition (DRY); 0 for off."),
+    _choosing("--dry-base", type=float, default=1.75, show_default=True, metavar="X",
+              help="How that grows with each token that the repetition is longer."),
+    _choosing("--dry-allowed-length", type=int, default=2, show_default=True, metavar="N",
+              help="The longest repetition in tokens that costs nothing."),
+    _choosing("--dry-penalty-last-n", type=int, default=64, show_default=True, metavar="N",
+              help="How many tokens are searched for repetitions."),
+    _choosing("--dry-sequence-breaker", multiple=True, metavar="TEXT",
+              help="No repetition goes across this text; may be given more than once, and \"none\" "
+              "stands for no such text  [default: newline, colon, quotation mark, asterisk]."),
+    _choosing("--mirostat", type=click.IntRange(0, 2), default=0, show_default=True,
+              help="1 or 2 keeps the text's surprise near --mirostat-ent, in place of all the cuts "
+              "and penalties above; 0 for off."),
+    _choosing("--mirostat-ent", type=float, default=5.0, show_default=True, metavar="BITS",
+              help="That surprise for each token."),
+    _choosing("--mirostat-lr", type=float, default=0.1, show_default=True, metavar="X",
+              help="How fast Mirostat corrects."),
     _choosing("--seed", type=int, default=-1, metavar="N",
               help="The same seed gives the same text; -1 draws one."),
     option("--stop", multiple=True, metavar="TEXT",
@@ -117,15 +174,10 @@ def generate_options(values: dict[str, Any]) -> GenerateOptions:
     from edgellm.generate.engine import GenerateOptions
 
     seed = values["seed"]
-    sampling = Sampling(
-        temperature=values["temp"],
-        top_k=values["top_k"],
-        top_p=values["top_p"],
-        min_p=values["min_p"],
-        repeat_penalty=values["repeat_penalty"],
-        repeat_last_n=values["repeat_last_n"],
-        seed=drawn_seed() if seed == -1 else seed,
-    )
+    given = {field: values[name] for name, field in SAMPLING_FIELDS.items()}
+    if breakers := values["dry_sequence_breaker"]:
+        given["dry_breakers"] = () if breakers == ("none",) else breakers
+    sampling = Sampling(**given, seed=drawn_seed() if seed == -1 else seed)
     return GenerateOptions(sampling, values["predict"], tuple(values["stop"]))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgellm.cli.generation import notice
-from edgellm.cli.model_options import drawn_seed
+from edgellm.cli.model_options import SAMPLING_FIELDS, drawn_seed
 from edgellm.cli.repl_context import show_context
 from edgellm.cli.repl_sessions import load, save, show_sessions
 from edgellm.errors import UsageError
@@ -71,17 +71,8 @@ def system(repl: Repl, rest: str) -> None:
     notice("The system prompt is set." if text else "The system prompt is removed.")
 
 
-# what a person types -> the field of Sampling and its type
-SAMPLING_NAMES: dict[str, tuple[str, type[int] | type[float]]] = {
-    "temp": ("temperature", float),
-    "temperature": ("temperature", float),
-    "top_k": ("top_k", int),
-    "top_p": ("top_p", float),
-    "min_p": ("min_p", float),
-    "repeat_penalty": ("repeat_penalty", float),
-    "repeat_last_n": ("repeat_last_n", int),
-    "seed": ("seed", int),
-}
+# what a person types -> the field of Sampling
+SAMPLING_NAMES = {**SAMPLING_FIELDS, "temperature": "temperature", "seed": "seed"}
 OTHER_NAMES = ("predict", "stop", "system", "on_overflow")
 
 
@@ -104,13 +95,13 @@ def set_value(repl: Repl, rest: str) -> None:
     if name == "on_overflow":
         if value:
             repl.conversation.on_overflow = check_policy(value)
-        notice(f"  {typed:<16}{repl.conversation.on_overflow}")
+        notice(f"  {typed:<20}{repl.conversation.on_overflow}")
         return
     if not value and name in SAMPLING_NAMES:
-        notice(f"  {typed:<16}{getattr(options.sampling, SAMPLING_NAMES[name][0])}")
+        notice(f"  {typed:<20}{getattr(options.sampling, SAMPLING_NAMES[name])}")
         return
     if not value and name == "predict":
-        notice(f"  {typed:<16}{options.max_tokens}")
+        notice(f"  {typed:<20}{options.max_tokens}")
         return
     if name == "stop":
         stop = (*options.stop, _unquoted(value)) if value else ()
@@ -119,8 +110,8 @@ def set_value(repl: Repl, rest: str) -> None:
         predict = int(_number(typed, value, int))
         repl.conversation.options = dataclasses.replace(options, max_tokens=predict)
     else:
-        field, kind = SAMPLING_NAMES[name]
-        number: Any = _number(typed, value, kind)
+        field = SAMPLING_NAMES[name]
+        number: Any = _number(typed, value, type(getattr(options.sampling, field)))
         if field == "seed" and number == -1:
             number = drawn_seed()
         sampling = dataclasses.replace(options.sampling, **{field: number})
@@ -131,12 +122,12 @@ def set_value(repl: Repl, rest: str) -> None:
 def show_params(repl: Repl) -> None:
     """Write the parameters of the next answer."""
     options = repl.conversation.options
-    for name, (field, _) in SAMPLING_NAMES.items():
+    for name, field in SAMPLING_NAMES.items():
         if name != "temperature":
-            notice(f"  {name:<16}{getattr(options.sampling, field)}")
-    notice(f"  {'predict':<16}{options.max_tokens}")
-    notice(f"  {'stop':<16}{', '.join(repr(stop) for stop in options.stop) or '(none)'}")
-    notice(f"  {'on_overflow':<16}{repl.conversation.on_overflow}")
+            notice(f"  {name:<20}{getattr(options.sampling, field)}")
+    notice(f"  {'predict':<20}{options.max_tokens}")
+    notice(f"  {'stop':<20}{', '.join(repr(stop) for stop in options.stop) or '(none)'}")
+    notice(f"  {'on_overflow':<20}{repl.conversation.on_overflow}")
 
 
 def show_model(repl: Repl) -> None:

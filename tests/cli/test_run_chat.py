@@ -377,10 +377,10 @@ def test_commands(call, tiny):
     )  # fmt: skip
     assert (status, out) == (0, "Hi\nHi\n")
     for text in (
-        "/regen", "Ctrl-D leaves", "temp            0.5", "top_k           3",
-        "predict         2", "'\\n\\n'", "backend         llama_cpp", "context         512 of 512",
-        "<|im_start|>", "The system prompt is set.", "Be brief.", "The conversation is cleared.",
-        "temp            0.25", "There is no stop string now.",
+        "/regen", "Ctrl-D leaves", "temp                0.5", "top_k               3",
+        "predict             2", "'\\n\\n'", "backend         llama_cpp",
+        "context         512 of 512", "<|im_start|>", "The system prompt is set.", "Be brief.",
+        "The conversation is cleared.", "temp                0.25", "There is no stop string now.",
         "(nothing has been said)", "There is no answer yet.", "Nothing is saved yet.",
     ):  # fmt: skip
         assert text in err, text
@@ -547,7 +547,7 @@ def test_the_policy_in_the_environment_and_in_a_chat(call, tiny, monkeypatch):
     lines = ["x" * 200, "/set on_overflow", "y" * 200, "/set on_overflow error", "z" * 300]
     status, out, err = chat(call, tiny, *lines)
     assert (status, out) == (6, f"{ANSWER}\n" * 2)
-    assert "on_overflow     shift" in err
+    assert "on_overflow         shift" in err
     assert "dropped turn 1 (" in err
     status, _, err = chat(call, tiny, "/set on_overflow squeeze")
     assert (status, "no policy is called 'squeeze'" in err) == (2, True)
@@ -596,3 +596,17 @@ def test_a_base_model_drops_or_says_that_it_cannot_summarise(call, base):
     assert (status, out) == (0, ("bcdefga" * 6)[:40] + "\n")
     assert "dropped the first" in err
     assert call("chat", base, *GREEDY, "-n", "1", stdin="a\n/ctx\n")[0] == 0
+
+
+def test_ways_to_choose_tokens_come_from_the_command_line(call, tmp_path):
+    path = write_tiny(tmp_path / "tiny.gguf", answer=None)
+    run = ["run", str(path), "x", "--temp", "0", "-n", "30"]
+    assert call(*run)[1] == ("abcdefg" * 5)[:30] + "\n"
+    for option in ("--dry-multiplier", "--frequency-penalty", "--presence-penalty"):
+        assert "abcdefgabcd" not in call(*run, option, "90")[1]
+    broken = ["--dry-multiplier", "90", "--dry-sequence-breaker", "a"]
+    broken += ["--dry-sequence-breaker", "c", "--dry-sequence-breaker", "e"]
+    # no repetition is longer than two tokens between breakers
+    assert call(*run, *broken, "--dry-allowed-length", "3")[1] == ("abcdefg" * 5)[:30] + "\n"
+    status, _, err = call(*run, "--typical", "0.5", "--top-nsigma", "1")
+    assert (status, "typical_p and top_n_sigma exclude each other" in err) == (2, True)

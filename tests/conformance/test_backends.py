@@ -107,6 +107,28 @@ def test_a_repeat_penalty_changes_the_text(model, context):
     assert b"".join(pieces(context, 12)) != b"bcdefgabcdef"
 
 
+def test_a_repetition_is_broken_off(model, context):
+    prompt = model.tokenize("abcdefgabcdefga", special=False)
+    context.prefill(prompt, Sampling(temperature=0, dry_multiplier=100), never)
+    assert pieces(context, 1) != [b"b"]
+    breaker = Sampling(temperature=0, dry_multiplier=100, dry_breakers=["a"])
+    context.prefill(prompt, breaker, never)
+    assert b"".join(pieces(context, 2)) == b"bc"
+
+
+@pytest.mark.parametrize("fields", [
+    {"mirostat": 1}, {"mirostat": 2}, {"xtc_probability": 0.5}, {"top_n_sigma": 90},
+    {"dry_multiplier": 1.0, "typical_p": 0.7},
+])  # fmt: skip
+def test_ways_to_choose_depend_on_the_seed_alone(model, context, fields):
+    texts = []
+    for seed in (3, 3, 4):
+        sampling = Sampling(temperature=50, top_k=0, top_p=1, min_p=0, seed=seed, **fields)
+        context.prefill(model.tokenize("a", special=False), sampling, never)
+        texts.append([context.next_piece() for _ in range(15)])
+    assert texts[0] == texts[1] != texts[2]
+
+
 def test_the_penalties_see_the_prompt(model, context):
     strong = Sampling(temperature=0, presence_penalty=100)
     context.prefill(model.tokenize("bba", special=False), strong, never)

@@ -92,8 +92,8 @@ class LlamaCppContext:
         kept = self._keep(tokens)
         self._free_chain()
         self._chain = make_chain(native, self._model.vocab, sampling)
-        if sampling.penalizes:
-            for token in tokens[-sampling.repeat_last_n :]:
+        if sampling.recent:
+            for token in tokens[-sampling.recent :]:
                 native.llama_sampler_accept(self._chain, token)
         self._sampled = None
         quiet()

@@ -13,6 +13,7 @@ from edgellm.backends.base import Sampling
 
 __all__ = ["make_chain", "sample_allowed"]
 
+RANKS = 100  # of which Mirostat 1 estimates how probabilities fall, as in llama.cpp's own tools
 # llama_token_data
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
@@ -20,9 +21,9 @@ CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)
 def make_chain(library: Any, vocab: Any, sampling: Sampling) -> Any:
     """Build the chain; the caller frees it with `llama_sampler_free`.
 
-    The order is that of llama.cpp's common sampler: bias, penalties, top-k, typical, top-p, min-p,
-    temperature, and the draw. At temperature 0 or below only the penalties stand before the choice
-    of the likeliest token, because no cut removes that one.
+    The order is that of llama.cpp's common sampler: bias, penalties, DRY, top-n-sigma, top-k,
+    typical, top-p, min-p, XTC, temperature, and the draw; or bias, temperature and Mirostat. At
+    temperature 0 or below bias and penalties alone stand before the choice of the likeliest token.
     """
     chain = library.llama_sampler_chain_init(library.llama_sampler_chain_default_params())
     n_vocab = library.llama_vocab_n_tokens(vocab)
@@ -38,6 +39,16 @@ def make_chain(library: Any, vocab: Any, sampling: Sampling) -> Any:
             biases[index].token = tokens[index]
             biases[index].bias = -math.inf
         add(library.llama_sampler_init_logit_bias(n_vocab, suppressed.value, biases))
+    # Greedy choice goes before Mirostat, which divides by the probability 0 there.
+    mirostat = sampling.mirostat if sampling.temperature > 0 else 0
+    if mirostat:
+        add(library.llama_sampler_init_temp(sampling.temperature))
+        tau, eta = sampling.mirostat_tau, sampling.mirostat_eta
+        if mirostat == 1:
+            add(library.llama_sampler_init_mirostat(n_vocab, sampling.seed, tau, eta, RANKS))
+        else:
+            add(library.llama_sampler_init_mirostat_v2(sampling.seed, tau, eta))
+        return chain
     if sampling.penalizes:
         add(
             library.llama_sampler_init_penalties(
@@ -48,13 +59,31 @@ def make_chain(library: Any, vocab: Any, sampling: Sampling) -> Any:
                 sampling.presence_penalty,
             )
         )
+    if sampling.breaks_repetitions:
+        breakers = [text.encode() for text in sampling.dry_breakers]
+        add(
+            library.llama_sampler_init_dry(
+                vocab,
+                sampling.dry_multiplier,
+                sampling.dry_base,
+                sampling.dry_allowed_length,
+                sampling.dry_last_n,
+                (ctypes.c_char_p * len(breakers))(*breakers),
+                len(breakers),
+            )
+        )
     if sampling.temperature <= 0:
         add(library.llama_sampler_init_greedy())
         return chain
+    if sampling.top_n_sigma > 0:
+        add(library.llama_sampler_init_top_n_sigma(sampling.top_n_sigma))
     add(library.llama_sampler_init_top_k(sampling.top_k))
     add(library.llama_sampler_init_typical(sampling.typical_p, 0))
     add(library.llama_sampler_init_top_p(sampling.top_p, 0))
     add(library.llama_sampler_init_min_p(sampling.min_p, 0))
+    if sampling.xtc_probability > 0:
+        probability, threshold = sampling.xtc_probability, sampling.xtc_threshold
+        add(library.llama_sampler_init_xtc(probability, threshold, 0, sampling.seed))
     add(library.llama_sampler_init_temp(sampling.temperature))
     add(library.llama_sampler_init_dist(sampling.seed))
     return chain
@@ -82,6 +111,6 @@ def sample_allowed(library: Any, chain: Any, logits: Any, mask: npt.NDArray[np.b
         sorted=False,
     )
     library.llama_sampler_apply(chain, ctypes.byref(array))
-    token = int(candidates["id"][array.selected])
+    token = int(array.data[array.selected].id)  # where XTC cuts, the array begins later
     library.llama_sampler_accept(chain, token)
     return token

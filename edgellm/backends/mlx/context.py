@@ -13,7 +13,6 @@ from edgellm.backends.mlx.caches import Caches
 from edgellm.backends.mlx.device import on_cpu
 from edgellm.backends.mlx.library import CLOSED, sentence
 from edgellm.backends.mlx.loading import check_memory
-from edgellm.backends.mlx.sampler import Sampler
 from edgellm.errors import BackendError
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ class MLXContext:
         self._module: Any = loaded.model
         self._width = loaded.width
         self._tokenizer = model.tokenizer
+        self._make_sampler = model.sampler
         self._path = model.path
         self._size = size
         self.prefills = 0
@@ -85,7 +85,7 @@ class MLXContext:
             raise CancelledError
         # Logits are computed of the last token alone: a big vocabulary costs much.
         self._logits = self._evaluate(tokens[last:])
-        self._sampler = Sampler(sampling, self._tokenizer.suppressed, tokens)
+        self._sampler = self._make_sampler(sampling, tokens)
         return kept
 
     def constrain(self, constraint: Constraint | None) -> None:

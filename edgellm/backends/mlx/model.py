@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgellm.backends.base import Sampling
 from edgellm.backends.mlx.context import MLXContext
+from edgellm.backends.mlx.dry import Breakers, breaker_tokens
 from edgellm.backends.mlx.library import CLOSED
 from edgellm.backends.mlx.loading import load
+from edgellm.backends.mlx.sampler import Sampler
 from edgellm.backends.mlx.tokenizer import FolderTokenizer
 from edgellm.models.check_folder import trained_context
 
@@ -25,6 +28,7 @@ class MLXModel:
         self.path = path
         self.loaded: Any = load(path, cancelled)
         self.tokenizer: Any = FolderTokenizer(path)
+        self._breakers: dict[tuple[str, ...], Breakers] = {}  # of the last texts
 
     @property
     def description(self) -> str:
@@ -97,6 +101,16 @@ class MLXModel:
     def open_context(self, size: int, cache_type: str = "f16") -> MLXContext:
         """Make a context; see `edgellm.backends.base.Model.open_context`."""
         return MLXContext(self, size, cache_type)
+
+    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler:
+        """Make what chooses the tokens of one text behind a prompt."""
+        breakers: Breakers = {}
+        if sampling.breaks_repetitions:
+            texts = tuple(sampling.dry_breakers)
+            if texts not in self._breakers:
+                self._breakers = {texts: breaker_tokens(self, len(self.tokenizer), texts)}
+            breakers = self._breakers[texts]
+        return Sampler(sampling, self.tokenizer.suppressed, prompt, breakers)
 
     def close(self) -> None:
         """Free the memory; closing twice does nothing. Contexts on it must be closed before."""
