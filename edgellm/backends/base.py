@@ -131,6 +131,9 @@ class Constraint(Protocol):
             UsageError: it may not.
         """
 
+    def satisfied_by(self, text: str) -> bool:
+        """Tell whether the text may end behind this one, which goes on from here."""
+
     def copy(self) -> Constraint:
         """Give one of its own state, for another text that goes on from here."""
 

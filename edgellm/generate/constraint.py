@@ -16,10 +16,19 @@ from edgellm.errors import UsageError
 if TYPE_CHECKING:
     from edgellm.backends.base import Constraint, Model
 
-__all__ = ["ConstraintSpec", "Grammar", "JsonSchema", "Regex", "compile_constraint"]
+__all__ = [
+    "ConstraintSpec",
+    "Grammar",
+    "JsonSchema",
+    "Regex",
+    "check_constraint",
+    "compile_constraint",
+]
 
-MAX_TEXT = 1_000_000  # characters of a schema or a grammar
-MAX_REGEX = 100_000  # characters of a regular expression
+# Characters.
+MAX_SCHEMA = 1_000_000
+MAX_GRAMMAR = 100_000
+MAX_REGEX = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,7 @@ class JsonSchema:
                 text = json.dumps(text, ensure_ascii=False)
             except (TypeError, ValueError, RecursionError) as error:
                 raise UsageError(f"the JSON schema cannot be written as JSON: {error}") from None
-        _check_length("JSON schema", text, MAX_TEXT)
+        _check_length("JSON schema", text, MAX_SCHEMA)
         object.__setattr__(self, "schema", text)
 
     @property
@@ -62,7 +71,7 @@ class Grammar:
     text: str
 
     def __post_init__(self) -> None:
-        _check_length("grammar", self.text, MAX_TEXT)
+        _check_length("grammar", self.text, MAX_GRAMMAR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +91,18 @@ class Regex:
 ConstraintSpec: TypeAlias = JsonSchema | Grammar | Regex
 
 
+def check_constraint(spec: ConstraintSpec) -> None:
+    """Refuse what no model could obey, before one is loaded.
+
+    Raises:
+        UsageError: it is malformed, asks for what is not supported, is too large, or no text
+            satisfies it.
+    """
+    from edgellm.generate.constraint_grammar import grammar_of
+
+    grammar_of(spec)
+
+
 @overload
 def compile_constraint(model: Model, spec: ConstraintSpec) -> Constraint: ...
 @overload
@@ -92,8 +113,7 @@ def compile_constraint(model: Model, spec: ConstraintSpec | None) -> Constraint 
     Gives a constraint at its beginning, for one text, and None for None.
 
     Raises:
-        UsageError: it is malformed, asks for what is not supported, is too large, or no text
-            satisfies it.
+        UsageError: see `check_constraint`.
     """
     if spec is None:
         return None
@@ -107,3 +127,9 @@ def _check_length(what: str, text: str, limit: int) -> None:
         raise UsageError(f"the {what} has {len(text):,} characters, and may have {limit:,}")
     if not text.strip():
         raise UsageError(f"the {what} is empty")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"the {what} holds half a character (at character {error.start})"
+        ) from None

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.errors import UsageError
-from edgellm.generate.constraint import ConstraintSpec, JsonSchema, Regex
+from edgellm.generate.constraint import ConstraintSpec, JsonSchema
+from edgellm.generate.constraint_errors import first_line
+from edgellm.generate.constraint_grammar import compiled, grammar_of, name_of
 
 if TYPE_CHECKING:
     from edgellm.backends.base import Model
@@ -19,10 +21,6 @@ __all__ = ["Engine", "TokenConstraint", "engine_of"]
 REMEMBERED = 16  # compiled constraints of a model
 # A byte that is in no UTF-8 text marks a token that only a grammar's <|name|> stands for.
 SPECIAL = b"\xff"
-# JSON as Python's json.dumps writes it: models have read much of it, and white space that a small
-# model may choose freely becomes an endless run of it.
-JSON_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-NAMES = {JsonSchema: "JSON schema", Regex: "regular expression"}
 
 _engines: weakref.WeakKeyDictionary[Model, Engine] = weakref.WeakKeyDictionary()
 
@@ -40,13 +38,12 @@ class Engine:
     def __init__(self, model: Model) -> None:
         import llguidance
 
-        size = self._size = model.vocabulary_size
         vocabulary = _Vocabulary(model)
-        self._ends = model.end_tokens
+        self._size = vocabulary.size
         self._tokenizer = llguidance.LLTokenizer(
             llguidance.TokenizerWrapper(vocabulary),
             n_vocab=len(vocabulary.tokens),
-            eos_token=sorted(self._ends) or [size],
+            eos_token=vocabulary.ends,
             slices=[],
         )
         self._sliced: dict[bool, Any] = {}
@@ -65,23 +62,23 @@ class Engine:
         return found.copy()
 
     def _compile(self, spec: ConstraintSpec) -> TokenConstraint:
-        import llguidance
+        from llguidance import LLMatcher
 
-        matcher = llguidance.LLMatcher
-        what = NAMES.get(type(spec), "grammar")
+        grammar = grammar_of(spec)
+        tokenizer = self._tokenizer_for(spec)
+        matcher = compiled(
+            spec, lambda limits: LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+        )
+        found = TokenConstraint(matcher, tokenizer, self._size)
         try:
-            if isinstance(spec, JsonSchema):
-                grammar = matcher.grammar_from_json_schema(spec.text, overrides=JSON_FORM)
-            elif isinstance(spec, Regex):
-                grammar = matcher.grammar_from_regex(spec.text)
-            else:
-                grammar = llguidance.grammar_from("grammar", spec.text)
-        except ValueError as error:
-            raise UsageError(f"the {what} cannot be used: {_sentence(error)}") from error
-        compiled = matcher(self._tokenizer_for(spec), grammar, log_level=0)
-        if compiled.is_error():
-            raise UsageError(f"the {what} cannot be used: {_sentence(compiled.get_error())}")
-        return TokenConstraint(compiled, self._size, self._tokenizer.vocab_size)
+            begins = bool(found.copy().mask().any())
+        except UsageError:  # there is no way on
+            begins = False
+        if not begins:
+            raise UsageError(
+                f"the {name_of(spec)} cannot be used: no text of this model's tokens satisfies it"
+            )
+        return found
 
     def _tokenizer_for(self, spec: ConstraintSpec) -> Any:
         """Give the tokenizer with the sets of tokens that masks of JSON, or others, are made of."""
@@ -98,15 +95,15 @@ class TokenConstraint:
 
     Args:
         matcher: llguidance's, behind the tokens that it took.
+        tokenizer: llguidance's; it may have more tokens than the model.
         size: the model's tokens.
-        words: the matcher's tokens, of which there may be more.
     """
 
-    def __init__(self, matcher: Any, size: int, words: int) -> None:
+    def __init__(self, matcher: Any, tokenizer: Any, size: int) -> None:
         self._matcher = matcher
+        self._tokenizer = tokenizer
         self._size = size
-        self._words = words
-        self._bits = np.zeros(-(-words // 32), np.uint32)
+        self._bits = np.zeros(-(-tokenizer.vocab_size // 32), np.uint32)
 
     @property
     def complete(self) -> bool:
@@ -132,29 +129,43 @@ class TokenConstraint:
         if not self._matcher.consume_token(token):
             self._check()
 
+    def satisfied_by(self, text: str) -> bool:
+        """Tell whether the text may end behind this one, which goes on from here."""
+        matcher = self._matcher.deep_copy()
+        tokens = self._tokenizer.greedy_tokenize(text)
+        return bool(matcher.consume_tokens(tokens) and matcher.is_accepting())
+
     def copy(self) -> TokenConstraint:
         """Give one of its own state."""
-        return TokenConstraint(self._matcher.deep_copy(), self._size, self._words)
+        return TokenConstraint(self._matcher.deep_copy(), self._tokenizer, self._size)
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            why = _sentence(self._matcher.get_error())
+            why = first_line(self._matcher.get_error())
             raise UsageError(f"the text cannot go on under its constraint: {why}")
 
 
 class _Vocabulary:
-    """What llguidance asks of a tokenizer."""
+    """What llguidance asks of a tokenizer.
+
+    Attributes:
+        size: the model's tokens.
+        tokens: what each stands for.
+        ends: those that end a text; if the model has none, one that is not the model's.
+    """
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        size, ends = model.vocabulary_size, model.end_tokens
-        self.tokens = [self._bytes(token) for token in range(size)]
-        if not ends:  # it needs one: a token that the mask has no place for
+        self.size = model.vocabulary_size
+        self.tokens = [self._bytes(token) for token in range(self.size)]
+        self.ends = sorted(model.end_tokens)
+        if not self.ends:
+            self.ends.append(self.size)
             self.tokens.append(SPECIAL + b"<end>")
-        self.eos_token_id = min(ends, default=size)
+        self.eos_token_id = self.ends[0]
         self.bos_token_id = None
         self.special_token_ids = [
-            token for token in range(size) if self.tokens[token].startswith(SPECIAL)
+            token for token, raw in enumerate(self.tokens) if raw.startswith(SPECIAL)
         ]
 
     def _bytes(self, token: int) -> bytes:
@@ -162,14 +173,10 @@ class _Vocabulary:
             raw = self._model.token_bytes(token)
         except UsageError:  # the model gives more logits than there are tokens
             return b""
+        # A byte token 0xff stands in no text either.
         return raw if self._model.control_text(token) is None else SPECIAL + raw
 
     def __call__(self, text: str | bytes) -> list[int]:
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
         return self._model.tokenize(text, special=False)
-
-
-def _sentence(error: object) -> str:
-    """Take the first line of what llguidance says: behind it follows its state."""
-    return next((line for line in str(error).splitlines() if line.strip()), "no reason is given")

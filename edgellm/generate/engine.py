@@ -10,7 +10,7 @@ from typing import Literal, Protocol, TypedDict, Unpack
 
 from edgellm.backends.base import SEED_LIMIT, CancelledError, Constraint, Context, Sampling
 from edgellm.errors import ContextOverflowError, UsageError
-from edgellm.generate.constraint import ConstraintSpec
+from edgellm.generate.constraint import ConstraintSpec, check_constraint
 from edgellm.generate.overflow import ContextChange
 from edgellm.generate.text import StopFilter, Utf8Stream
 
@@ -48,7 +48,8 @@ class GenerateOptions:
         constraint: the form of the answer: a JSON schema, a grammar or a regular expression.
 
     Raises:
-        UsageError: too many stop strings, or one that is empty or too long.
+        UsageError: too many stop strings, or one that is empty or too long, or a constraint that
+            no model could obey.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
@@ -76,6 +77,8 @@ class GenerateOptions:
         for stop in self.stop:
             if not 0 < len(stop) <= MAX_STOP_LENGTH:
                 raise UsageError(f"a stop string has 1 to {MAX_STOP_LENGTH} characters: {stop!r}")
+        if self.constraint is not None:
+            check_constraint(self.constraint)
 
 
 @dataclass(frozen=True, slots=True)
