@@ -48,6 +48,7 @@ def load(
     backend: str | None = None,
     fit: bool = True,
     prompt_cache: int = 0,
+    chat_template: str | None = None,
     cancelled: Callable[[], bool] = _never,
 ) -> LoadedModel:
     """Find a model, check its file and load it.
@@ -63,6 +64,7 @@ def load(
         fit: refuse a model, or a context that was asked for, that seems not to fit in memory.
         prompt_cache: the most bytes on disk for states of long prompts, so that another process
             need not evaluate them again; 0 writes and reads none.
+        chat_template: a Jinja chat template in place of the model's own.
         cancelled: asked while the model is loaded; True stops that.
 
     Raises:
@@ -88,6 +90,7 @@ def load(
         backend=backend,
         fit=fit,
         prompt_cache=prompt_cache,
+        chat_template=chat_template,
         cancelled=cancelled,
     )
 
@@ -136,6 +139,7 @@ class LoadedModel:
         backend: str | None = None,
         fit: bool = True,
         prompt_cache: int = 0,
+        chat_template: str | None = None,
         cancelled: Callable[[], bool] = _never,
     ) -> None:
         if cache_type not in CACHE_TYPES:
@@ -154,6 +158,7 @@ class LoadedModel:
         self._cached: CachedContext | None = None  # the same context, if it has a cache on disk
         self._restored = 0  # tokens that contexts before this one took from there
         self._template: ChatTemplate | None = None
+        self._given_template = chat_template
         self._check_trained(context, needs.trained_context)
         devices = self.devices = accelerators_for(chosen, options)
         self.choice = fitted(
@@ -228,13 +233,14 @@ class LoadedModel:
 
     @property
     def has_template(self) -> bool:
-        """Whether the model has a chat template."""
-        return self._model.chat_template is not None
+        """Whether the model has a chat template, or was given one."""
+        return self.template_source is not None
 
     @property
     def template_source(self) -> str | None:
-        """The model's own chat template; None if it has none."""
-        return self._model.chat_template
+        """The chat template that it was given, or its own; None if it has none."""
+        given = self._given_template
+        return self._model.chat_template if given is None else given
 
     def stream(
         self,
@@ -444,7 +450,7 @@ class LoadedModel:
 
     def _require_template(self) -> ChatTemplate:
         if self._template is None:
-            source = self._model.chat_template
+            source = self.template_source
             if source is None:
                 raise TemplateError(
                     f"{self.name} has no chat template: it continues texts and knows no turns",

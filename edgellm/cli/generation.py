@@ -11,6 +11,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -187,6 +188,7 @@ def load_model(
             backend=values["backend"],
             fit=not values["no_fit"],
             prompt_cache=values["prompt_cache_size"],
+            chat_template=_template(values["chat_template"]),
             cancelled=cancelled,
         )
     except CancelledError:
@@ -198,6 +200,28 @@ def load_model(
             f"model fits in the {human_bytes(choice.available)} of memory that are free"
         )
     return loaded
+
+
+def _template(path: str | None) -> str | None:
+    """Read a chat template.
+
+    Raises:
+        UsageError: it is no UTF-8 text, or too long for a template.
+        OSError: it cannot be read.
+    """
+    from edgellm.errors import UsageError
+    from edgellm.generate.template import MAX_TEMPLATE
+
+    if path is None:
+        return None
+    with Path(path).open("rb") as file:
+        raw = file.read(4 * MAX_TEMPLATE + 1)
+    if len(raw) > 4 * MAX_TEMPLATE:
+        raise UsageError(f"{path}: too long for a chat template")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text (at byte {error.start})") from error
 
 
 def write_answer(loaded: LoadedModel, generation: Generation, *, as_json: bool) -> GenerationResult:

@@ -74,6 +74,8 @@ _OPTIONS = (
     option("-m", "--model", help="Model: a path, or a name in the store."),
     option("-p", "--prompt", help="The prompt, where a positional one could be taken for a model."),
     option("--system", help="System prompt."),
+    option("--chat-template", type=click.Path(dir_okay=False), metavar="FILE",
+           help="A Jinja chat template in place of the model's own."),
     option("-n", "--predict", type=int, default=-1, metavar="N",
            help="Most tokens of an answer; -1 for no limit but the context."),
     _choosing("--temp", type=float, default=0.8, show_default=True,

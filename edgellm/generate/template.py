@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from edgellm.errors import TemplateError
 
-__all__ = ["ChatTemplate", "Message", "Role", "ToolCall"]
+__all__ = ["MAX_TEMPLATE", "ChatTemplate", "Message", "Role", "ToolCall"]
 
 Role = Literal["system", "user", "assistant", "tool"]
 

@@ -106,6 +106,21 @@ def test_chat_writes_an_object_for_each_answer(call, tiny):
     assert json.loads(once[1]).keys() == bodies[0].keys()
 
 
+def test_a_chat_template_of_a_file_stands_in_place_of_the_models_own(call, tiny, base, tmp_path):
+    path = tmp_path / "template.jinja"
+    path.write_text("{{ messages[0].content }} سؤال\n", encoding="utf-8")
+    for model, answer in ((tiny, ANSWER), (base, "xyz")):
+        args = ("run", model, "hello", "--json", "--chat-template", str(path), *GREEDY)
+        status, out, err = call(*args)
+        assert (status, err) == (0, "")
+        body = json.loads(out)
+        assert body["text"] == answer
+        assert body["prompt_tokens"] == 1 + len("hello سؤال\n".encode())
+    path.write_bytes(b"\xff")
+    assert call(*args)[0] == 2
+    assert call(*args[:4], "--chat-template", str(tmp_path / "missing"))[0] in (1, 2)
+
+
 def test_stdin_is_appended_to_the_prompt(call, tiny):
     alone = call("run", tiny, "ab", "--json", *GREEDY)
     both = call("run", tiny, "ab", "--json", *GREEDY, stdin="cd\n")
