@@ -108,7 +108,7 @@ def test_chat_writes_an_object_for_each_answer(call, tiny):
 
 def test_a_chat_template_of_a_file_stands_in_place_of_the_models_own(call, tiny, base, tmp_path):
     path = tmp_path / "template.jinja"
-    path.write_text("{{ messages[0].content }} سؤال\n", encoding="utf-8")
+    path.write_text("{{ messages[0].content }} سؤال{{ '\\n' }}", encoding="utf-8")
     for model, answer in ((tiny, ANSWER), (base, "xyz")):
         args = ("run", model, "hello", "--json", "--chat-template", str(path), *GREEDY)
         status, out, err = call(*args)
