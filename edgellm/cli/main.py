@@ -30,6 +30,8 @@ COMMANDS: dict[str, str] = {
     "rm": "edgellm.cli.rm",
     "cp": "edgellm.cli.cp",
     "verify": "edgellm.cli.verify",
+    "bundle": "edgellm.cli.bundle",
+    "deploy": "edgellm.cli.deploy",
     "bench": "edgellm.cli.bench",
     "doctor": "edgellm.cli.doctor",
 }

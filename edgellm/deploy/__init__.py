@@ -1,0 +1,1 @@
+"""Bundles that install without network, and the way to another machine."""
