@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -82,6 +83,29 @@ def test_a_draw_has_the_distribution_under_the_mask(write, top_k):
     for letter in kept:
         expected = 300 / len(kept)
         assert abs(firsts.count(letter) - expected) < 5 * math.sqrt(expected)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=1.5, typical_p=0.5),
+        Sampling(temperature=1.5, mirostat=1),
+        Sampling(temperature=1.5, mirostat=2),
+        Sampling(temperature=1.5, xtc_probability=0.9, dry_multiplier=2, repeat_penalty=1.5),
+        Sampling(temperature=1.5, top_k=0, top_p=1, min_p=0, top_n_sigma=1),
+    ],
+    ids=lambda sampling: next(
+        name
+        for name in ("typical_p", "mirostat", "xtc_probability", "top_n_sigma")
+        if getattr(sampling, name) != getattr(Sampling(), name)
+    ),
+)
+def test_every_sampler_stays_within_the_mask(write, sampling):
+    for seed in range(8):
+        found = write(Regex("[xyz]{20}é"), sampling=dataclasses.replace(sampling, seed=seed))
+        text = b"".join(found[:-1]).decode()
+        assert found[-1] is None
+        assert re.fullmatch("[xyz]{20}é", text)
 
 
 def test_the_token_sampled_last_is_taken_when_the_next_one_is_asked_for(model, context):

@@ -81,7 +81,8 @@ class Sampler:
 
     def _choose_by_surprise(self, logits: Logits, mirostat: Mirostat) -> int:
         """Choose by Mirostat, which stands in place of penalties and cuts."""
-        tokens, kept = np.arange(len(logits)), logits / np.float32(self._sampling.temperature)
+        tokens = np.flatnonzero(logits > -np.inf)
+        kept = logits[tokens] / np.float32(self._sampling.temperature)
         tokens, kept = _largest(tokens, kept, len(kept))
         count = mirostat.count(_probabilities(kept), len(logits))
         probabilities = _probabilities(kept[:count])
