@@ -17,16 +17,20 @@ if TYPE_CHECKING:
     from edgellm.api.tokenize import LoadedTokenizer, load_tokenizer
     from edgellm.backends.base import Sampling
     from edgellm.errors import EdgellmError
+    from edgellm.generate.constraint import Grammar, JsonSchema, Regex
     from edgellm.generate.engine import GenerateOptions
     from edgellm.generate.template import Message
 
 __all__ = [
     "EdgellmError",
     "GenerateOptions",
+    "Grammar",
+    "JsonSchema",
     "LoadedEmbedder",
     "LoadedModel",
     "LoadedTokenizer",
     "Message",
+    "Regex",
     "Sampling",
     "chat",
     "convert",
@@ -41,10 +45,13 @@ __all__ = [
 _EXPORTS = {
     "EdgellmError": "edgellm.errors",
     "GenerateOptions": "edgellm.generate.engine",
+    "Grammar": "edgellm.generate.constraint",
+    "JsonSchema": "edgellm.generate.constraint",
     "LoadedEmbedder": "edgellm.api.embed",
     "LoadedModel": "edgellm.api.chat",
     "LoadedTokenizer": "edgellm.api.tokenize",
     "Message": "edgellm.generate.template",
+    "Regex": "edgellm.generate.constraint",
     "Sampling": "edgellm.backends.base",
     "chat": "edgellm.api.chat",
     "convert": "edgellm.api.convert",

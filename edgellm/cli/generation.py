@@ -237,6 +237,7 @@ def write_answer(loaded: LoadedModel, generation: Generation, *, as_json: bool) 
         {
             "text": result.text,
             "finish_reason": result.finish_reason,
+            "complete": result.complete,
             "prompt_tokens": result.prompt_tokens,
             "reused_tokens": result.reused_tokens,
             "restored_tokens": loaded.restored_tokens - restored,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from edgellm.cli import constraint_options
 from edgellm.cli.options import option
 from edgellm.cli.sizes import size_or_none
 
@@ -127,6 +128,7 @@ _OPTIONS = (
               help="The same seed gives the same text; -1 draws one."),
     option("--stop", multiple=True, metavar="TEXT",
            help="End the answer before this text; may be given more than once."),
+    *constraint_options.OPTIONS,
     _window("--ctx", type=int, metavar="N",
             help="Context in tokens  [default: 4096, or less if the model was trained on less or "
             "memory does not hold more]."),
@@ -171,6 +173,7 @@ def generate_options(values: dict[str, Any]) -> GenerateOptions:
 
     Raises:
         UsageError: a value out of its range.
+        EdgellmError: a constraint that cannot be read or used.
     """
     from edgellm.backends.base import Sampling
     from edgellm.generate.engine import GenerateOptions
@@ -180,7 +183,8 @@ def generate_options(values: dict[str, Any]) -> GenerateOptions:
     if breakers := values["dry_sequence_breaker"]:
         given["dry_breakers"] = () if breakers == ("none",) else breakers
     sampling = Sampling(**given, seed=drawn_seed() if seed == -1 else seed)
-    return GenerateOptions(sampling, values["predict"], tuple(values["stop"]))
+    constraint = constraint_options.given_constraint(values)
+    return GenerateOptions(sampling, values["predict"], tuple(values["stop"]), constraint)
 
 
 def drawn_seed() -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgellm.api.chat import LoadedModel
+from edgellm.cli.constraint_options import cut_sentence
 from edgellm.cli.errors import describe
 from edgellm.cli.generation import cancel_on_interrupt, notice, write_answer
 from edgellm.cli.repl_commands import find_command
@@ -75,6 +76,8 @@ class Repl:
                 f"(the context of {self.conversation.context_size} tokens is full: the answer ends "
                 "here; /clear starts a new conversation)"
             )
+        elif (cut := cut_sentence(result)) is not None:
+            notice(f"({cut})")
         if self._keeps:
             self._keep()
 

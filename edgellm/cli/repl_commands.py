@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgellm.cli.constraint_options import CONSTRAINTS, constraint_of
 from edgellm.cli.generation import notice
 from edgellm.cli.model_options import SAMPLING_FIELDS, drawn_seed
 from edgellm.cli.repl_context import show_context
@@ -73,7 +74,7 @@ def system(repl: Repl, rest: str) -> None:
 
 # what a person types -> the field of Sampling
 SAMPLING_NAMES = {**SAMPLING_FIELDS, "temperature": "temperature", "seed": "seed"}
-OTHER_NAMES = ("predict", "stop", "system", "on_overflow")
+OTHER_NAMES = ("predict", "stop", "system", "on_overflow", *CONSTRAINTS)
 
 
 def set_value(repl: Repl, rest: str) -> None:
@@ -99,6 +100,11 @@ def set_value(repl: Repl, rest: str) -> None:
         return
     if not value and name in SAMPLING_NAMES:
         notice(f"  {typed:<20}{getattr(options.sampling, SAMPLING_NAMES[name])}")
+        return
+    if name in CONSTRAINTS:
+        constraint = constraint_of(name, value) if value else None
+        repl.conversation.options = dataclasses.replace(options, constraint=constraint)
+        notice(f"{typed} is set." if value else "Answers have no form of their own now.")
         return
     if not value and name == "predict":
         notice(f"  {typed:<20}{options.max_tokens}")
@@ -128,6 +134,8 @@ def show_params(repl: Repl) -> None:
     notice(f"  {'predict':<20}{options.max_tokens}")
     notice(f"  {'stop':<20}{', '.join(repr(stop) for stop in options.stop) or '(none)'}")
     notice(f"  {'on_overflow':<20}{repl.conversation.on_overflow}")
+    form = options.constraint and " ".join(options.constraint.text.split())
+    notice(f"  {'form':<20}{form or '(none)'}")
 
 
 def show_model(repl: Repl) -> None:

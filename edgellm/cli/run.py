@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellm.cli.constraint_options import cut_sentence
 from edgellm.cli.generation import (
     cancel_on_interrupt,
     load_model,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["answer", "choose_model_and_prompt", "command"]
 
 INTERRUPTED = 130
+NOT_WHOLE = 7  # as other checks that did not hold
 
 
 @click.command("run", cls=SectionedCommand)
@@ -124,7 +126,12 @@ def answer(
                 f"edgellm: the answer ends here because the context of "
                 f"{loaded.context_limit} tokens is full (--ctx makes it larger)"
             )
-    return INTERRUPTED if result.finish_reason == "cancelled" else 0
+        cut = cut_sentence(result)
+        if cut is not None:
+            notice(f"edgellm: {cut}")
+    if result.finish_reason == "cancelled":
+        return INTERRUPTED
+    return NOT_WHOLE if cut is not None else 0
 
 
 def _begin(

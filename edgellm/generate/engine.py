@@ -87,8 +87,8 @@ class GenerationResult:
 
     Attributes:
         text: the whole text.
-        finish_reason: "stop" (the model's end or a stop string), "length" (`max_tokens`),
-            "context" (the context is full), "cancelled".
+        finish_reason: "stop" (the model's end, a complete constraint, or a stop string), "length"
+            (`max_tokens`), "context" (the context is full), "cancelled".
         prompt_tokens: tokens of the prompt.
         reused_tokens: how many of them were in the context already and not evaluated again.
         completion_tokens: tokens that were generated, without the one that ends the text.
@@ -98,6 +98,8 @@ class GenerationResult:
         tokens: the tokens of the text, where the model ended it and they give exactly this text;
             empty otherwise. They may differ from what the tokenizer makes of the text.
         context_changes: what was taken out of the model's sight, before the answer and within it.
+        complete: whether the text is what its constraint asks for: one that was cut may not be.
+            None without a constraint.
     """
 
     text: str
@@ -110,6 +112,7 @@ class GenerationResult:
     seed: int
     tokens: tuple[int, ...] = ()
     context_changes: tuple[ContextChange, ...] = ()
+    complete: bool | None = None
 
     @property
     def prompt_tokens_per_s(self) -> float:
@@ -228,6 +231,7 @@ class Generation:
 
     def _run(self) -> Iterator[str]:
         context, options, cancelled = self._context, self._options, self.cancel.is_set
+        form = self._constraint.copy() if self._constraint is not None else None
         reason: FinishReason = "cancelled"
         parts: list[str] = []
         decode = Utf8Stream().push
@@ -313,6 +317,7 @@ class Generation:
                 seed=options.sampling.seed,
                 tokens=tokens if whole else (),
                 context_changes=tuple(self._prompt.changes),
+                complete=form.satisfied_by(text) if form is not None else None,
             )
         if self._on_finish is not None:
             self._on_finish(self._result)

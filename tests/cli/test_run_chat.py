@@ -66,7 +66,7 @@ def test_json_has_the_documented_keys(call, tiny):
     body = json.loads(out)
     assert (status, err) == (0, "")
     assert list(body) == [
-        "text", "finish_reason", "prompt_tokens", "reused_tokens", "restored_tokens",
+        "text", "finish_reason", "complete", "prompt_tokens", "reused_tokens", "restored_tokens",
         "completion_tokens", "time_to_first_token_s", "prompt_tokens_per_s",
         "completion_tokens_per_s", "seed", "context", "model", "backend", "context_changes",
     ]  # fmt: skip
