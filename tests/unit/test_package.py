@@ -23,8 +23,8 @@ def python(code: str, *, cwd: Path, path: Path | None = None) -> str:
 
 def test_the_public_names_are_pinned() -> None:
     assert edgellm.__all__ == [
-        *("EdgellmError", "GenerateOptions"),
-        *("LoadedEmbedder", "LoadedModel", "LoadedTokenizer", "Message", "Sampling"),
+        *("EdgellmError", "GenerateOptions", "Grammar", "JsonSchema"),
+        *("LoadedEmbedder", "LoadedModel", "LoadedTokenizer", "Message", "Regex", "Sampling"),
         *("chat", "convert", "load", "load_embedder", "load_tokenizer", "measure", "quantize"),
     ]
     for name in edgellm.__all__:
