@@ -21,7 +21,7 @@ CHAT_MODEL := $(value MODEL)
 endif
 export CHAT_PROMPT CHAT_MODEL
 
-.PHONY: help chat setup test test-oracle lint format bench docs clean
+.PHONY: help chat setup test test-oracle test-arm64 lint format bench docs clean
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ test: setup ## every test that needs no special hardware; ARGS=... goes to pytes
 test-oracle: ## derive afresh what golden files hold, with torch and transformers
 	@$(SETUP) --extras dev,oracle
 	$(BIN)/pytest -m oracle $(ARGS)
+
+test-arm64: setup ## bundles on an emulated Raspberry Pi: as root, with qemu-user-static and debootstrap
+	TEST_ARM64=1 $(BIN)/pytest -m arm64 $(ARGS)
 
 lint: setup ## ruff, mypy --strict and the rules of who imports whom
 	$(BIN)/ruff check .
