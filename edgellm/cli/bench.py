@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ from edgellm.cli.sizes import human_bytes
 
 if TYPE_CHECKING:
     from edgellm.api.bench import BenchResult, Speed
+    from edgellm.api.sustained import Sample
 
 __all__ = ["command"]
 
@@ -28,6 +30,9 @@ __all__ = ["command"]
         help="Tokens that are in the context before.")  # fmt: skip
 @option("-r", "--repetitions", type=int, default=3, show_default=True, metavar="N",
         help="How often each is measured.")  # fmt: skip
+@option("--sustained", type=float, metavar="MINUTES",
+        help="Write for so long, and show the speed of every ten seconds with temperature and "
+        "throttling.")  # fmt: skip
 @loading_options
 @json_option
 def command(
@@ -36,6 +41,7 @@ def command(
     n_gen: int,
     depth: int,
     repetitions: int,
+    sustained: float | None,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -48,7 +54,11 @@ def command(
     edgellm bench
     edgellm bench mine.gguf -p 1024 -n 128 -r 5
     edgellm bench mine.gguf --depth 2000 --cache-type q8_0 --json
+    edgellm bench --sustained 10                 ten minutes: does it get hot?
     """
+    if sustained is not None:
+        over_minutes(model, sustained, values, as_json=as_json)
+        return
     from edgellm.api.bench import bench
     from edgellm.backends.base import CancelledError
 
@@ -74,6 +84,67 @@ def command(
         return
     for line in _lines(result):
         click.echo(printable(line))
+
+
+def over_minutes(
+    model: str | None, minutes: float, values: dict[str, Any], *, as_json: bool
+) -> None:
+    """Show the speed of each interval as it is measured, and how much of it lasted."""
+    from edgellm.api.sustained import sustain
+    from edgellm.backends.base import CancelledError
+
+    def tell(sample: Sample) -> None:
+        if not as_json:
+            click.echo(printable(_line(sample)))
+
+    with cancel_on_interrupt() as cancel:
+        try:
+            result = sustain(
+                model,
+                minutes,
+                threads=values["threads"],
+                gpu_layers=values["gpu_layers"],
+                cache_type=values["cache_type"],
+                backend=values["backend"],
+                fit=not values["no_fit"],
+                cancelled=cancel.is_set,
+                on_sample=tell,
+            )
+        except CancelledError:
+            raise KeyboardInterrupt from None
+    kept = result.kept
+    if as_json:
+        echo_json(
+            {
+                "model": result.model,
+                "backend": result.backend,
+                "threads": result.threads,
+                "samples": [
+                    asdict(sample)
+                    | {
+                        "seconds": round(sample.seconds, 3),
+                        "tokens_per_s": round(sample.tokens_per_s, 3),
+                    }
+                    for sample in result.samples
+                ],
+                "complete": result.complete,
+                "kept": None if kept is None else round(kept, 4),
+            }
+        )
+        return
+    if kept is not None:
+        click.echo(f"the last quarter is at {100 * kept:.0f} % of the speed of the first")
+
+
+def _line(sample: Sample) -> str:
+    parts = [f"{sample.tokens_per_s:8.2f} tokens/s"]
+    if sample.frequency is not None:
+        parts.append(f"{sample.frequency / 1e6:5.0f} MHz")
+    if sample.temperature is not None:
+        parts.append(f"{sample.temperature:4.0f} \u00b0C")
+    parts += sample.throttled
+    minutes, seconds = divmod(round(sample.seconds), 60)
+    return f"{minutes:3}:{seconds:02}  {'  '.join(parts)}"
 
 
 def _as_json(result: BenchResult) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Condition:
     Attributes:
         governors: how the frequency is chosen, each name once; empty where nothing tells.
         drivers: what sets it; those of recent processors choose by themselves under any governor.
+        frequency: of the fastest core at the moment, in Hz; None where nothing tells.
         temperature: of the hottest sensor, in degrees Celsius; None where nothing tells.
         throttled: what slows it down now, in the words of a Raspberry Pi's firmware.
         throttled_before: what did since it was started.
@@ -32,6 +33,7 @@ class Condition:
 
     governors: tuple[str, ...] = ()
     drivers: tuple[str, ...] = ()
+    frequency: float | None = None
     temperature: float | None = None
     throttled: tuple[str, ...] = ()
     throttled_before: tuple[str, ...] = ()
@@ -50,6 +52,10 @@ def probe_condition(root: Path = ROOT) -> Condition:
     return Condition(
         _each(frequencies, "scaling_governor"),
         _each(frequencies, "scaling_driver"),
+        max(
+            (1e3 * f for each in frequencies if (f := number(each / "scaling_cur_freq"))),
+            default=None,
+        ),
         max(degrees, default=None),
         now,
         before,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from edgellm.api.bench import Speed, bench
+from edgellm.api.sustained import Sample, sustain
 from edgellm.backends.base import CancelledError
 from edgellm.backends.llama_cpp.context import LlamaCppContext
 from edgellm.backends.llama_cpp.kernel import measure_kernel
@@ -119,3 +120,35 @@ def test_mean_and_deviation() -> None:
 
 def test_kernels_read_some_bytes_a_second() -> None:
     assert measure_kernel(1, 2**20) > 0
+
+
+def test_sustained_samples_go_on_to_the_end(capsys: pytest.CaptureFixture[str], tiny: str) -> None:
+    body = as_json(capsys, tiny, "--sustained", "0.02", "-t", "1")
+    samples = body["samples"]
+    assert len(samples) >= 4
+    assert [each["seconds"] for each in samples] == sorted(each["seconds"] for each in samples)
+    assert samples[-1]["seconds"] >= 1.2
+    assert all(each["tokens_per_s"] > 0 for each in samples)
+    quarter = len(samples) // 4
+    first, last = (
+        sum(each["tokens_per_s"] for each in part) / quarter
+        for part in (samples[:quarter], samples[-quarter:])
+    )
+    assert body["complete"]
+    assert body["kept"] == pytest.approx(last / first, rel=0.01)
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "1e9"])
+def test_minutes_out_of_range_are_refused(
+    capsys: pytest.CaptureFixture[str], tiny: str, minutes: str
+) -> None:
+    assert run(["bench", tiny, "--sustained", minutes]) == 2
+    assert "must lie between 0 and 1440" in capsys.readouterr().err
+
+
+def test_a_sustained_run_that_is_stopped_gives_what_it_has(tiny: str) -> None:
+    seen: list[Sample] = []
+    result = sustain(tiny, 1, threads=1, cancelled=lambda: bool(seen), on_sample=seen.append)
+    assert result.samples == tuple(seen)
+    assert not result.complete
+    assert result.kept is None

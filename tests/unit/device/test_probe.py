@@ -124,7 +124,10 @@ def test_a_raspberry_pi(machine: Machine) -> None:
     machine.write("sys/class/thermal/thermal_zone0/temp", "61234")
     machine.write("sys/class/thermal/thermal_zone1/temp", "48000")
     machine.write("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "ondemand")
+    for core, kilohertz in ((0, "1500000"), (1, "2400000")):
+        machine.write(f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq", kilohertz)
     condition = probe_condition(machine.root)
+    assert condition.frequency == 2.4e9
     assert condition.temperature == 61.234
     assert condition.governors == ("ondemand",)
     # 0x50005: bits 0, 2, 16 and 18
