@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
+from edgellm.api.adapters import Lora, lora_pairs, with_adapters
 from edgellm.api.fit import accelerators_for, checked_needs, fitted, placed
 from edgellm.backends.base import CACHE_TYPES, Context, LoadOptions, Model, select
 from edgellm.device.fit import Needs
@@ -27,6 +29,7 @@ from edgellm.generate.sliding import text_prompt
 from edgellm.generate.template import ChatTemplate, Message
 from edgellm.generate.view import View, renderer
 from edgellm.generate.window import ChatPrompt
+from edgellm.models.adapter import Adapter, check_scale, prepare_adapters
 
 if TYPE_CHECKING:
     from edgellm.generate.conversation import Conversation
@@ -49,6 +52,7 @@ def load(
     fit: bool = True,
     prompt_cache: int = 0,
     chat_template: str | None = None,
+    lora: Lora | Sequence[Lora] = (),
     cancelled: Callable[[], bool] = _never,
 ) -> LoadedModel:
     """Find a model, check its file and load it.
@@ -65,12 +69,15 @@ def load(
         prompt_cache: the most bytes on disk for states of long prompts, so that another process
             need not evaluate them again; 0 writes and reads none.
         chat_template: a Jinja chat template in place of the model's own.
+        lora: LoRA adapters: a GGUF file, or a folder of PEFT or mlx-lm, as `FILE[:SCALE]` or a
+            pair (file, scale). Those of another form than the backend loads are converted, once.
         cancelled: asked while the model is loaded; True stops that.
 
     Raises:
-        NotFoundError: there is no such model.
+        NotFoundError: there is no such model, or no such adapter.
         DoesNotFitError: `fit`, and it does not.
-        ConvertersError: the file is damaged or would harm native code.
+        ConvertersError: a file is damaged or would harm native code, or an adapter belongs to
+            another model.
         BackendError: no backend can run it.
         UsageError: a value out of its range.
         CancelledError: `cancelled` gave True.
@@ -80,10 +87,12 @@ def load(
     options = LoadOptions(threads=threads, gpu_layers=gpu_layers)
     reference = None if model is None else os.fspath(model)
     path = resolve(reference)
+    needs = checked_needs(path)
+    adapters = prepare_adapters(lora_pairs(lora), path)
     return LoadedModel(
         path,
-        options,
-        needs=checked_needs(path),
+        replace(options, adapters=adapters),
+        needs=with_adapters(needs, adapters),
         context=context,
         cache_type=cache_type,
         name=reference,
@@ -152,6 +161,7 @@ class LoadedModel:
         self.name = name or path.stem
         self.backend = chosen.name
         self.cache_type = cache_type
+        self._adapters = options.adapters
         self._chosen = chosen
         self._prompt_cache = prompt_cache
         self._context: Context | None = None
@@ -215,6 +225,37 @@ class LoadedModel:
         """
         if self._cached is not None:
             self._cached.keep()
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The LoRA adapters that it was loaded with, and how many times each counts now."""
+        return self._adapters
+
+    def adapt(self, scales: Mapping[str, float]) -> None:
+        """Let adapters count so many times from the next answer on; 0 leaves one out, exactly.
+
+        What the context holds is evaluated again where a scale changes.
+
+        Args:
+            scales: by the names of adapters; the others stay as they are.
+
+        Raises:
+            UsageError: there is no such adapter, or a scale is out of its range.
+        """
+        names = [adapter.name for adapter in self._adapters]
+        for name, scale in scales.items():
+            check_scale(scale)
+            if name not in names:
+                raise UsageError(
+                    f"no adapter is called {name}",
+                    hint=f"loaded are: {', '.join(names)}" if names else "--lora FILE loads one",
+                )
+        self._adapters = tuple(
+            replace(adapter, scale=float(scales.get(adapter.name, adapter.scale)))
+            for adapter in self._adapters
+        )
+        if self._context is not None:
+            self._context.adapt([adapter.scale for adapter in self._adapters])
 
     @property
     def model(self) -> Model:
@@ -436,9 +477,15 @@ class LoadedModel:
             size = self.context_limit  # it has been used twice: it may be used again
         if self._context is None:
             self._context = self._model.open_context(size, self.cache_type)
+            self._context.adapt([adapter.scale for adapter in self._adapters])
             if self._prompt_cache and size == self.context_limit:
                 self._context = self._cached = open_cache(
-                    self._context, self._prompt_cache, self._chosen, self.path, self.cache_type
+                    self._context,
+                    self._prompt_cache,
+                    self._chosen,
+                    self.path,
+                    self.cache_type,
+                    self._adapters,
                 )
         return self._context
 

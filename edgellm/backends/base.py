@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from edgellm.models.adapter import Adapter
+
 __all__ = [
     "BACKENDS",
     "CACHE_TYPES",
@@ -88,6 +90,7 @@ class LoadOptions:
     Attributes:
         threads: None takes the number of physical cores that this process may use.
         gpu_layers: layers on an accelerator, where the backend was built with one; None takes all.
+        adapters: LoRA adapters of the model, whose scales its contexts begin with.
 
     Raises:
         UsageError: a value out of its range.
@@ -95,6 +98,7 @@ class LoadOptions:
 
     threads: int | None = None
     gpu_layers: int | None = None
+    adapters: tuple[Adapter, ...] = ()
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= 512:
@@ -189,6 +193,12 @@ class Context(Protocol):
         Raises:
             BackendError: the backend failed.
             UsageError: the constraint is too complex to go on.
+        """
+
+    def adapt(self, scales: Sequence[float]) -> None:
+        """Let each of the adapters that the model was loaded with count so many times from now on.
+
+        0 leaves one out, exactly. Where a scale changes, nothing is held any more.
         """
 
     @property

@@ -42,7 +42,7 @@ class Candidate:
         if self.is_folder:
             from edgellm.backends.mlx.scorer import MLXScorer
 
-            return MLXScorer(self.path, cancelled)
+            return MLXScorer(self.path, cancelled, options.adapters)
         from edgellm.backends.llama_cpp.scorer import LlamaCppScorer
 
         return LlamaCppScorer(self.path, size, options, cancelled)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgellm.backends.base import Backend, Constraint, Context, Sampling
 from edgellm.generate.promptcache import PromptCache, log, prompts_dir
+from edgellm.models.adapter import Adapter
 from edgellm.models.identity import model_identity
 
 __all__ = ["MIN_TOKENS", "CachedContext", "open_cache"]
@@ -23,21 +24,32 @@ PART = 8
 
 
 def open_cache(
-    context: Context, limit: int, backend: Backend, path: Path, cache_type: str
+    context: Context,
+    limit: int,
+    backend: Backend,
+    path: Path,
+    cache_type: str,
+    adapters: Sequence[Adapter] = (),
 ) -> CachedContext:
     """Put a cache of so many bytes around an empty context.
 
     States are found again where all is the same that they depend on: the model's files, the
-    backend's build, and the context's size and type. The chat template is none of it: it makes
-    other tokens, and a state is found by its tokens.
+    backend's build, the context's size and type, and the adapters that count. The chat
+    template is none of it: it makes other tokens, and a state is found by its tokens.
     """
+    identity = functools.cache(model_identity)
 
-    @functools.cache
-    def fingerprint() -> str:
-        parts = [backend.name, backend.build, model_identity(path), cache_type, context.size]
+    def fingerprint(scales: Sequence[float]) -> str:
+        used = [
+            (adapter.digest, scale)
+            for adapter, scale in zip(adapters, scales, strict=True)
+            if scale
+        ]
+        parts = [backend.name, backend.build, identity(path), cache_type, context.size, used]
         return hashlib.sha256(json.dumps([sys.byteorder, *parts]).encode()).hexdigest()
 
-    return CachedContext(context, PromptCache(prompts_dir(), limit, worth=MIN_TOKENS), fingerprint)
+    cache = PromptCache(prompts_dir(), limit, worth=MIN_TOKENS)
+    return CachedContext(context, cache, fingerprint, [adapter.scale for adapter in adapters])
 
 
 class CachedContext:
@@ -48,11 +60,16 @@ class CachedContext:
     """
 
     def __init__(
-        self, context: Context, cache: PromptCache, fingerprint: Callable[[], str]
+        self,
+        context: Context,
+        cache: PromptCache,
+        fingerprint: Callable[[Sequence[float]], str],
+        scales: Sequence[float] = (),
     ) -> None:
         self._context = context
         self._cache = cache
         self._fingerprint = fingerprint
+        self._scales = tuple(scales)
         self.restored_tokens = 0
         self._stored: list[int] = []  # the tokens whose state the cache is known to have
         self._whole = False
@@ -91,6 +108,14 @@ class CachedContext:
         self._whole = True
         return kept
 
+    def adapt(self, scales: Sequence[float]) -> None:
+        """Use adapters so many times; states with others are not looked at any more."""
+        if tuple(scales) != self._scales:
+            self._context.adapt(scales)
+            self._scales = tuple(scales)
+            self._stored = []
+            self._whole = False
+
     def keep(self) -> bool:
         """Write the state to the cache, if enough of it is not there; tells whether it is now."""
         tokens = list(self._context.held)
@@ -119,7 +144,7 @@ class CachedContext:
     def _key(self) -> str | None:
         """Give what states are found by; None where the model's files cannot be looked at."""
         try:
-            return self._fingerprint()
+            return self._fingerprint(self._scales)
         except OSError as error:
             log.debug("no state is looked for: %s", error)
             return None

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import adapter_folders as adapters
@@ -14,6 +15,7 @@ import edgellm
 import tiny
 from edgellm.cli.main import run
 from edgellm.errors import UsageError
+from edgellm_converters.checkpoints.gguf import GGUFCheckpoint
 
 MODULES = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"]
 
@@ -48,6 +50,22 @@ def test_an_adapter_to_gguf_and_to_mlx(places: Path, capsys: pytest.CaptureFixtu
     assert run(["convert", "./out", "-o", "again.gguf", "--base", "./hf"]) == 0
     first, second = (places / name for name in ("lora.gguf", "again.gguf"))
     assert first.stat().st_size == pytest.approx(second.stat().st_size, abs=64)
+
+
+def test_a_gguf_adapter_is_a_source_too(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Back to a folder of mlx-lm, and merged: what the folder it was made from gives."""
+    edgellm.convert("./lora", "lora.gguf", base="./hf")
+    edgellm.convert("./lora", "one", base="./hf", to="mlx")
+    assert run(["convert", "lora.gguf", "-o", "two", "--to", "mlx", "--base", "./hf"]) == 0
+    first, second = (tiny.read_safetensors(places / name) for name in ("one", "two"))
+    assert first.keys() == second.keys()
+    assert all(np.allclose(first[name], second[name]) for name in first)
+    edgellm.convert("./hf", "m1.gguf", lora="./lora", dtype="f32")
+    edgellm.convert("./hf", "m2.gguf", lora="lora.gguf", dtype="f32")
+    with GGUFCheckpoint(places / "m1.gguf") as one, GGUFCheckpoint(places / "m2.gguf") as two:
+        assert all(np.allclose(one.load(n), two.load(n), atol=1e-6) for n in one.names)
+    assert run(["convert", "lora.gguf", "-o", "x.gguf"]) == 2
+    assert "--base MODEL" in capsys.readouterr().err
 
 
 def test_merging(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,8 +103,9 @@ def test_merging(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["lora/", "-o", "x.gguf", "--base", "lora/"], 3, ["config.json", "a LoRA adapter"]),
         (["lora/", "-o", "lora", "--base", "hf/", "--to", "mlx"], 1, ["source"]),
         (["hf/", "-o", "x.gguf", "--base", "hf/"], 2, ["goes with an adapter"]),
-        (["hf/", "-o", "x.gguf", "--lora", "nowhere"], 3, ["nowhere", "no such folder"]),
-        (["hf/", "-o", "x.gguf", "--lora", "base.gguf"], 3, ["base.gguf", "is a file"]),
+        (["hf/", "-o", "x.gguf", "--lora", "nowhere"], 3, ["nowhere", "no such file"]),
+        (["hf/", "-o", "x.gguf", "--lora", "base.gguf"], 1, ["base.gguf", "no LoRA adapter"]),
+        (["hf/", "-o", "x.gguf", "--lora", "lora/adapter_config.json"], 3, ["give lora"]),
         (["hf/", "-o", "x.gguf", "--lora", "hf"], 3, ["adapter_config.json"]),
         (["hf/", "-o", "x.gguf", "--lora-scale", "2"], 2, ["--lora ADAPTER"]),
         (["hf/", "-o", "x.gguf", "--lora", "lora", "--lora-scale", "0"], 2, ["adds nothing"]),
@@ -114,8 +133,6 @@ def test_wrong_commands(
     "args",
     [
         ["run", "./lora.gguf", "hello"],
-        ["convert", "lora.gguf", "-o", "x"],
-        ["convert", "lora.gguf", "-o", "x.gguf"],
         ["quantize", "lora.gguf", "--bits", "4", "-o", "x.gguf"],
         ["convert", "lora/", "-o", "x.gguf", "--base", "lora.gguf"],
     ],
@@ -134,7 +151,7 @@ def test_an_adapter_in_the_place_of_a_model(
     out, err = capsys.readouterr()
     assert out == ""
     assert "lora.gguf: this is a LoRA adapter, not a model" in err
-    assert "--lora FOLDER" in err
+    assert "--lora lora.gguf" in err
     assert sorted(places.iterdir()) == before
 
 

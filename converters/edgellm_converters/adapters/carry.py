@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from edgellm_converters.adapters.base import BaseModel
-from edgellm_converters.adapters.files import Adapter, Pair
+from edgellm_converters.adapters.files import SHOWN, Adapter, Pair
+from edgellm_converters.adapters.gguf import EMBEDDINGS
 from edgellm_converters.adapters.lowrank import LowRank, Product, join, move, stack
 from edgellm_converters.architectures.base import Side, TensorRule, Transform
 from edgellm_converters.errors import IncompletePlanError, UnsupportedError
@@ -15,10 +16,7 @@ from edgellm_converters.plan import Change, Step, make_plan
 __all__ = ["Delta", "carry"]
 
 HEAD = "lm_head"
-# What llama.cpp calls the tensors in which rows are looked up.
-EMBEDDINGS = ("token_embd.weight", "position_embd.weight", "token_types.weight")
 EXPERTS = 3  # dimensions of the weights of stacked experts
-SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)

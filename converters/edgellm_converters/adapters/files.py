@@ -1,16 +1,18 @@
-"""What the two kinds of adapter folder have in common: pairs of small matrices and their scales."""
+"""What the kinds of adapter have in common: pairs of small matrices and their scales."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from edgellm_converters.adapters.lowrank import Floats
 from edgellm_converters.architectures.base import Side
-from edgellm_converters.checkpoints.safetensors import SafetensorInfo, SafetensorsCheckpoint
+from edgellm_converters.checkpoints.gguf_header import TensorInfo
+from edgellm_converters.checkpoints.safetensors import SafetensorInfo
 from edgellm_converters.errors import IncompletePlanError, NotFiniteError, UnsupportedError
 
 __all__ = ["CONFIG", "Adapter", "Pair", "pair_up"]
@@ -20,12 +22,20 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 SHOWN = 5
 
 
+class Loader(Protocol):
+    """A checkpoint that gives tensors by their names."""
+
+    def load(self, name: str) -> Floats:
+        """Read a tensor as float32."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """Two matrices that change the weight of one module: `scale * B @ A`.
 
     `a` and `b` are their names in the file, `a_shape` (rank, inputs) and `b_shape` (outputs, rank)
-    their shapes, after those of a file that has them the other way round (`turned`) were turned.
+    their shapes, after those that the file has the other way round (`turned` names them) were
+    turned.
     Of stacked experts, both have the number of experts before that. `embedding` tells whether A
     has a column for each token; None where the file does not tell.
     """
@@ -37,7 +47,7 @@ class Pair:
     b_shape: tuple[int, ...]
     scale: float
     dtype: str
-    turned: bool = False
+    turned: str = ""
     embedding: bool | None = None
 
     @property
@@ -48,16 +58,18 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter folder whose headers and configuration are checked.
+    """An adapter whose headers and configuration are checked.
 
-    `side` is the layout whose names its modules have. `base` is what it says of its base model.
+    `side` is the layout whose names its modules have. `base` is what it says of its base model, and
+    `architecture` the base's, where a GGUF file says it.
     """
 
     path: Path
     side: Side
     pairs: tuple[Pair, ...]
-    checkpoint: SafetensorsCheckpoint
+    checkpoint: Loader
     base: str | None
+    architecture: str | None = None
 
     def read(self, pair: Pair) -> tuple[Floats, Floats]:
         """Read A (rank, inputs) and B (outputs, rank) as float32.
@@ -67,16 +79,17 @@ class Adapter:
             NotFiniteError: a value is NaN or infinite.
         """
         a, b = (self._load(name) for name in (pair.a, pair.b))
-        if pair.turned:
-            a, b = a.swapaxes(-1, -2), b.swapaxes(-1, -2)
+        if "a" in pair.turned:
+            a = a.swapaxes(-1, -2)
+        if "b" in pair.turned:
+            b = b.swapaxes(-1, -2)
         return a, b
 
     def _load(self, name: str) -> Floats:
         values = self.checkpoint.load(name)
         if not np.isfinite(values).all():
             raise NotFiniteError(
-                f"{self.checkpoint.tensors[name].path}: the tensor {name} has a value that is NaN "
-                "or infinite",
+                f"{self.path}: the tensor {name} has a value that is NaN or infinite",
                 hint="the training may have diverged; take an earlier state of the adapter",
             )
         return values
@@ -84,8 +97,9 @@ class Adapter:
 
 def pair_up(
     path: Path,
-    tensors: Mapping[str, SafetensorInfo],
+    tensors: Iterable[SafetensorInfo | TensorInfo],
     ends: Mapping[str, str],
+    types: Collection[str] = FLOATS,
 ) -> dict[str, dict[str, str]]:
     """Sort tensors by module: {module: {role: name}}.
 
@@ -93,6 +107,7 @@ def pair_up(
         path: the file, for errors.
         tensors: what it holds.
         ends: the role of a tensor by the end of its name.
+        types: those that it may have.
 
     Raises:
         UnsupportedError: a tensor that is none of a pair, or of no floating-point type.
@@ -100,14 +115,16 @@ def pair_up(
     """
     found: dict[str, dict[str, str]] = {}
     others = []
-    for name, info in tensors.items():
+    for info in tensors:
+        name = info.name
         end = next((end for end in ends if name.endswith(end)), None)
         if end is None:
             others.append(name)
             continue
-        if info.dtype not in FLOATS:
+        stored = info.dtype if isinstance(info, SafetensorInfo) else info.format.name
+        if stored not in types:
             raise UnsupportedError(
-                f"{path}: the tensor {name} is of type {info.dtype}; {', '.join(FLOATS)} are known"
+                f"{path}: the tensor {name} is of type {stored}; {', '.join(types)} are known"
             )
         found.setdefault(name.removesuffix(end), {})[ends[end]] = name
     if others:
@@ -137,8 +154,8 @@ def check_rank(path: Path, pair: Pair, rank: int) -> None:
     )
     if not fits:
         shown = [
-            list(reversed(shape) if pair.turned else shape)
-            for shape in (pair.a_shape, pair.b_shape)
+            list(reversed(shape) if role in pair.turned else shape)
+            for role, shape in (("a", pair.a_shape), ("b", pair.b_shape))
         ]
         raise IncompletePlanError(
             f"{path}: {pair.a} and {pair.b} have the shapes {shown[0]} and {shown[1]}, which is no "

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm_converters.adapters.carry import Delta
+from edgellm_converters.adapters.gguf import passed_over
 from edgellm_converters.adapters.lowrank import Floats, Product
 from edgellm_converters.architectures.base import Side
 from edgellm_converters.errors import UnsupportedError
@@ -24,21 +25,7 @@ from edgellm_quant.recode import recode_rows
 
 __all__ = ["Layout", "Matrix"]
 
-TOKENS = "token_embd.weight"
 EXPERTS = "_exps."
-# Weights that the graphs of llama.cpp (src/models) multiply without looking for adapters.
-PASSED_OVER = {
-    "deepseek2": (
-        "attn_q.",
-        "attn_q_a.",
-        "attn_q_b.",
-        "attn_kv_a_mqa.",
-        "attn_k_b.",
-        "attn_v_b.",
-        "attn_kv_b.",
-        "output.",
-    ),
-}
 STACKED = 3  # dimensions of stacks of matrices
 
 
@@ -145,18 +132,12 @@ class Layout:
         name, step = delta.step.target, delta.step
         program = "llama.cpp" if self.target is Side.GGUF else "mlx-lm"
         what = ""
-        if "_norm." in step.gguf:
+        if self.target is Side.GGUF:
+            what = passed_over(name, step.shape, self.architecture, tied=delta.tied)
+        elif "_norm." in step.gguf:
             what = "a norm"
         elif len(step.shape) == STACKED and EXPERTS not in step.gguf:
             what = "a stack of matrices that are no experts"
-        elif self.target is Side.GGUF and delta.embedding and name != TOKENS:
-            what = "an embedding of other things than tokens"
-        elif self.target is Side.GGUF and delta.embedding and delta.tied:
-            what = "an embedding that is the output matrix too"
-        elif self.target is Side.GGUF:
-            part = name.split(".", 2)[-1] if name.startswith("blk.") else name
-            if part.startswith(PASSED_OVER.get(self.architecture, ())):
-                what = f"a weight of {self.architecture} that is used without adapters"
         if what:
             raise UnsupportedError(
                 f"the adapter changes {name}, {what}, which {program} cannot do",

@@ -52,7 +52,7 @@ def open_mlx(path: Path) -> Adapter:
     file = inside(path, WEIGHTS)
     checkpoint = SafetensorsCheckpoint.open(file)
     pairs = []
-    for module, roles in pair_up(file, checkpoint.tensors, ENDS).items():
+    for module, roles in pair_up(file, checkpoint.tensors.values(), ENDS).items():
         first, second = (checkpoint.tensors[roles[role]] for role in "ab")
         stacked = len(first.shape) == EXPERTS
         a_shape, b_shape = (info.shape if stacked else info.shape[::-1] for info in (first, second))
@@ -64,7 +64,7 @@ def open_mlx(path: Path) -> Adapter:
             b_shape,
             scale,
             widest((first, second)),
-            turned=not stacked,
+            turned="" if stacked else "ab",
         )
         check_rank(file, pair, rank)
         pairs.append(pair)

@@ -101,7 +101,7 @@ def open_peft(path: Path) -> Adapter:
     _check_kind(config)
     checkpoint = _open_weights(path)
     file = path / WEIGHTS
-    found = pair_up(file, checkpoint.tensors, ENDS)
+    found = pair_up(file, checkpoint.tensors.values(), ENDS)
     rank, alpha = config.integer("r"), config.number("lora_alpha")
     ranks, alphas = _pattern(config, "rank_pattern"), _pattern(config, "alpha_pattern")
     rslora = config.flag("use_rslora", default=False)

@@ -22,6 +22,6 @@ def refuse_adapter(header: GGUFHeader) -> None:
     if header.metadata.get(TYPE) == ADAPTER:
         raise UnsupportedError(
             f"{header.path}: this is a LoRA adapter, not a model",
-            hint="merge the folder that it was made from into its model: "
-            "edgellm convert MODEL --lora FOLDER -o OUT",
+            hint=f"beside its model: edgellm run MODEL --lora {header.path.name}; merged into it: "
+            f"edgellm convert MODEL --lora {header.path.name} -o OUT",
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgellm.backends.base import CancelledError, Constraint, Sampling
+from edgellm.backends.llama_cpp.adapters import use_adapters
 from edgellm.backends.llama_cpp.calls import check_evaluated, make_context
 from edgellm.backends.llama_cpp.interrupt import abortable
 from edgellm.backends.llama_cpp.library import CLOSED, log, quiet
@@ -60,6 +61,8 @@ class LlamaCppContext:
                 f"{log.reason()}",
                 hint="--cache-type f16 suits every model",
             ) from error
+        self._scales = model.scales
+        use_adapters(self._context, model.adapters, self._scales)
         self._memory = native.llama_get_memory(self._context)
         self._chunk = min(native.llama_n_batch(self._context), params.n_ctx)
         self._held: list[int] = []  # the tokens whose keys and values are in the cache
@@ -145,6 +148,17 @@ class LlamaCppContext:
         self._sampled = token
         pieces = self._model.pieces
         return pieces[token] if token in pieces else self._model.piece(token)
+
+    def adapt(self, scales: Sequence[float]) -> None:
+        """Use adapters so many times; see `edgellm.backends.base.Context.adapt`."""
+        if tuple(scales) == self._scales:
+            return
+        use_adapters(self._context, self._model.adapters, scales)
+        self._scales = tuple(scales)
+        self.prefills += 1
+        self._sampled = None
+        self._native.llama_memory_clear(self._memory, True)
+        self._held = []
 
     @property
     def state_size(self) -> int:

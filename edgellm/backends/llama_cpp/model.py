@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgellm.backends.base import LoadOptions
+from edgellm.backends.llama_cpp.adapters import load_adapter
 from edgellm.backends.llama_cpp.calls import load_model
 from edgellm.backends.llama_cpp.context import LlamaCppContext
 from edgellm.backends.llama_cpp.library import CLOSED, library
@@ -57,7 +58,9 @@ class LlamaCppModel:
             params.n_gpu_layers = options.gpu_layers
         self.handle = load_model(path, params, cancelled)
         self.vocab = native.llama_model_get_vocab(self.handle)
+        self.scales = tuple(adapter.scale for adapter in options.adapters)
         try:
+            self.adapters = [load_adapter(a.path, path, self.handle) for a in options.adapters]
             if native.llama_vocab_type(self.vocab) == NO_VOCABULARY:
                 raise BackendError(f"{self.path}: the file holds no tokenizer")
             if purpose == "text":

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.backends.base import CancelledError, LoadOptions, output_limit
+from edgellm.backends.llama_cpp.adapters import use_adapters
 from edgellm.backends.llama_cpp.calls import check_evaluated, make_context, marked_batch
 from edgellm.backends.llama_cpp.context import ABORTED, PADDING
 from edgellm.backends.llama_cpp.interrupt import abortable
@@ -63,6 +64,7 @@ class LlamaCppScorer:
         except BaseException:
             self._model.close()
             raise
+        use_adapters(self._context, self._model.adapters, self._model.scales)
         self._memory = native.llama_get_memory(self._context)
 
     @property

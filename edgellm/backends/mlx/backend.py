@@ -55,7 +55,7 @@ class MLXBackend:
                 "MLX computes all layers on one device, and takes no number of GPU layers",
                 hint="leave --gpu-layers (EDGELLM_GPU_LAYERS) out for this model",
             )
-        return MLXModel(path, cancelled)
+        return MLXModel(path, cancelled, options.adapters)
 
 
 backend = MLXBackend()

@@ -32,6 +32,8 @@ class MLXContext:
         loaded = model.loaded
         self._native = loaded.native
         self._module: Any = loaded.model
+        self._adapters: Any = model.adapters
+        self._scales = model.scales
         self._width = loaded.width
         self._tokenizer = model.tokenizer
         self._make_sampler = model.sampler
@@ -114,6 +116,17 @@ class MLXContext:
             self._pieces[token] = self._tokenizer.piece(token)
         return self._pieces[token]
 
+    def adapt(self, scales: Sequence[float]) -> None:
+        """Use adapters so many times; see `edgellm.backends.base.Context.adapt`."""
+        if tuple(scales) == self._scales:
+            return
+        self._scales = tuple(scales)
+        self.prefills += 1
+        self._sampled = self._logits = None
+        self._caches.reset()
+        self._whole = True
+        self._held = []
+
     @property
     def state_size(self) -> int:
         """How many bytes `save_state` would write now, nearly."""
@@ -134,13 +147,14 @@ class MLXContext:
 
     def close(self) -> None:
         """Free the memory; closing twice does nothing."""
-        self._caches = self._module = self._sampler = self._logits = CLOSED
+        self._caches = self._module = self._adapters = self._sampler = self._logits = CLOSED
         self._sampled = None
 
     def _evaluate(self, tokens: Sequence[int]) -> Any:
         """Evaluate tokens; gives the logits after the last one, float32 (vocabulary,), if one."""
         mx = self._native.core
         self._whole = False
+        self._adapters.use(self._scales)  # another context may have used others
         try:
             logits = self._module(mx.array([list(tokens)]), cache=self._caches.layers)
             # Of several tokens nobody asks for logits, so that they are not computed.

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgellm.backends.base import Sampling
+from edgellm.backends.mlx.adapters import Adapters
 from edgellm.backends.mlx.context import MLXContext
+from edgellm.backends.mlx.device import on_cpu
 from edgellm.backends.mlx.dry import Breakers, breaker_tokens
 from edgellm.backends.mlx.library import CLOSED
 from edgellm.backends.mlx.loading import load
 from edgellm.backends.mlx.sampler import Sampler
 from edgellm.backends.mlx.tokenizer import FolderTokenizer
 from edgellm.models.check_folder import trained_context
+
+if TYPE_CHECKING:
+    from edgellm.models.adapter import Adapter
 
 __all__ = ["MLXModel"]
 
@@ -24,9 +29,14 @@ UNLIMITED = 1 << 20
 class MLXModel:
     """See `edgellm.backends.base.Model`."""
 
-    def __init__(self, path: Path, cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self, path: Path, cancelled: Callable[[], bool], given: Sequence[Adapter] = ()
+    ) -> None:
         self.path = path
         self.loaded: Any = load(path, cancelled)
+        self.scales = tuple(adapter.scale for adapter in given)
+        exact = self.loaded.native.core.float32 if on_cpu() else None
+        self.adapters: Any = Adapters(self.loaded.native, self.loaded.model, given, exact)
         self.tokenizer: Any = FolderTokenizer(path)
         self._breakers: dict[tuple[str, ...], Breakers] = {}  # of the last texts
 
@@ -114,4 +124,4 @@ class MLXModel:
 
     def close(self) -> None:
         """Free the memory; closing twice does nothing. Contexts on it must be closed before."""
-        self.loaded = self.tokenizer = CLOSED
+        self.loaded = self.tokenizer = self.adapters = CLOSED

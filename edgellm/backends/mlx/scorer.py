@@ -5,14 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgellm.backends.base import CancelledError, output_limit
+from edgellm.backends.mlx.adapters import Adapters
 from edgellm.backends.mlx.loading import load
 from edgellm.backends.mlx.tokenizer import FolderTokenizer
+
+if TYPE_CHECKING:
+    from edgellm.models.adapter import Adapter
 
 __all__ = ["MLXScorer"]
 
@@ -28,6 +32,7 @@ class MLXScorer:
     Args:
         path: the folder, which has passed the safety check.
         cancelled: asked while it is loaded; True stops that.
+        given: adapters that count as their scales say.
 
     Raises:
         CancelledError: `cancelled` gave True.
@@ -35,10 +40,14 @@ class MLXScorer:
         DoesNotFitError: there is not enough memory.
     """
 
-    def __init__(self, path: Path, cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self, path: Path, cancelled: Callable[[], bool], given: Sequence[Adapter] = ()
+    ) -> None:
         self.path = path
         loaded = load(path, cancelled, exact=True)
         self._mx = loaded.native.core
+        adapters = Adapters(loaded.native, loaded.model, given, self._mx.float32)
+        adapters.use([adapter.scale for adapter in given])
         self._width = loaded.width
         self.output_limit = output_limit(self._width, BATCH)
         self._model: Any = loaded.model
