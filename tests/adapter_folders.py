@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 
 import tiny
+import tinygguf
 
 PEFT_CONFIG = {
     "peft_type": "LORA",
@@ -180,3 +182,43 @@ def _values(rng: np.random.Generator, rows: int, columns: int, scale: float) -> 
     values = np.round(rng.standard_normal((rows, columns)) * 32) / 32
     exponent = 2.0 ** round(math.log2(scale))
     return (np.clip(values, -3.96875, 3.96875) * exponent).astype(np.float32)
+
+
+def write_gguf(
+    path: Path,
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    alpha: float | None = None,
+    architecture: str = "llama",
+    change: Callable[[gguf.GGUFWriter], object] | None = None,
+    **more: str,
+) -> Path:
+    """Write a file as llama.cpp loads it: A (rank, inputs) and B (outputs, rank) of each tensor.
+
+    `more` are keys that have other texts, with `__` for a dot; without an alpha it counts once.
+    """
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, text in {"general__type": "adapter", "adapter__type": "lora", **more}.items():
+        writer.add_string(key.replace("__", "."), text)
+    if alpha is not None:
+        writer.add_float32("adapter.lora.alpha", alpha)
+    for name, (a, b) in pairs.items():
+        writer.add_tensor(f"{name}.lora_a", a)
+        writer.add_tensor(f"{name}.lora_b", b)
+    if change is not None:
+        change(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def tiny_gguf(path: Path, begins: str, strength: float = 9.0) -> Path:
+    """Write an adapter of `tinygguf.write_tiny`'s model, whose answer begins with a letter."""
+    tokens = tinygguf.SPACE + 1
+    a = np.zeros((1, tinygguf.WIDTH), np.float32)
+    b = np.zeros((tokens, 1), np.float32)
+    a[0, tinygguf.byte_token(0x0A)] = 1
+    b[tinygguf.byte_token(ord(begins)), 0] = strength
+    return write_gguf(path, {"output.weight": (a, b)})

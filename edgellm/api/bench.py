@@ -6,9 +6,10 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from edgellm.api.adapters import Lora
 from edgellm.api.chat import load
 from edgellm.backends.base import CancelledError, Context, Model, Sampling
 from edgellm.backends.llama_cpp.kernel import measure_kernel
@@ -101,6 +102,7 @@ def bench(
     cache_type: str = "f16",
     backend: str | None = None,
     fit: bool = True,
+    lora: Lora | Sequence[Lora] = (),
     cancelled: Callable[[], bool] = _never,
 ) -> BenchResult:
     """Measure a model's speed, with random tokens and greedy choice, after a run to warm up.
@@ -120,6 +122,7 @@ def bench(
         cache_type: of keys and values.
         backend: its name.
         fit: refuse what seems not to fit in memory.
+        lora: adapters, as in `edgellm.load`.
         cancelled: asked between tokens; True stops the measurement.
 
     Raises:
@@ -147,6 +150,7 @@ def bench(
         cache_type=cache_type,
         backend=backend,
         fit=fit,
+        lora=lora,
         cancelled=cancelled,
     ) as loaded:
         context = loaded.model.open_context(size, cache_type)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgellm.api.adapters import Lora, lora_pairs
 from edgellm.backends.base import LoadOptions
 from edgellm.errors import UsageError
 
@@ -31,6 +32,7 @@ def measure(
     max_tokens: int | None = None,
     threads: int | None = None,
     gpu_layers: int | None = None,
+    lora: Lora | Sequence[Lora] = (),
     seed: int = 0,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] = _never,
@@ -51,6 +53,8 @@ def measure(
         max_tokens: how many tokens of each text are used at most; None for all.
         threads: None takes the number of physical cores.
         gpu_layers: layers on an accelerator; None takes all where there is one.
+        lora: LoRA adapters, as in `edgellm.load`, with which each model but the reference is
+            measured.
         seed: of the bootstrap that compares models, 0 or more.
         progress: called with tokens evaluated and tokens in all.
         cancelled: asked between steps; True stops.
@@ -91,6 +95,7 @@ def measure(
         context=context,
         max_tokens=max_tokens,
         options=options,
+        lora=lora_pairs(lora),
         seed=seed,
         progress=progress,
         cancelled=cancelled,

@@ -6,9 +6,10 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from edgellm.api.adapters import Lora
 from edgellm.api.chat import load
 from edgellm.backends.base import CancelledError, Sampling
 from edgellm.device.condition import probe_condition
@@ -81,6 +82,7 @@ def sustain(
     cache_type: str = "f16",
     backend: str | None = None,
     fit: bool = True,
+    lora: Lora | Sequence[Lora] = (),
     cancelled: Callable[[], bool] = lambda: False,
     on_sample: Callable[[Sample], None] | None = None,
 ) -> SustainedResult:
@@ -116,6 +118,7 @@ def sustain(
         cache_type=cache_type,
         backend=backend,
         fit=fit,
+        lora=lora,
         cancelled=cancelled,
     ) as loaded:
         draw = random.Random(0)

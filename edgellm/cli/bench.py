@@ -75,6 +75,7 @@ def command(
                 cache_type=values["cache_type"],
                 backend=values["backend"],
                 fit=not values["no_fit"],
+                lora=values["lora"],
                 cancelled=cancel.is_set,
             )
         except CancelledError:
@@ -107,6 +108,7 @@ def over_minutes(
                 cache_type=values["cache_type"],
                 backend=values["backend"],
                 fit=not values["no_fit"],
+                lora=values["lora"],
                 cancelled=cancel.is_set,
                 on_sample=tell,
             )

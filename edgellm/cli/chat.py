@@ -19,6 +19,7 @@ from edgellm.cli.generation import (
 from edgellm.cli.model_options import generate_options, generation_options, given_model
 from edgellm.cli.options import SectionedCommand, json_option, option
 from edgellm.cli.pull import offer_to_pull
+from edgellm.cli.repl_adapters import adapters_there
 from edgellm.cli.run import answer, with_stdin
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ def talk(
     from edgellm.errors import NotFoundError
 
     options = generate_options(values)
+    if session is not None and not values["lora"] and model == session.model:
+        values["lora"] = adapters_there(session.adapters)
     prepare_stdout()
     offer_to_pull(model)
     try:

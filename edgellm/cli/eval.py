@@ -70,6 +70,12 @@ __all__ = ["command"]
     metavar="N",
     help="Layers on an accelerator  [default: all, where there is one].",
 )
+@option(
+    "--lora",
+    multiple=True,
+    metavar="FILE[:SCALE]",
+    help="Measure MODEL with this LoRA adapter; may be given more than once.",
+)
 @json_option
 def command(
     models: tuple[str, ...],
@@ -83,6 +89,7 @@ def command(
     seed: int,
     threads: int | None,
     gpu_layers: int | None,
+    lora: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Measure a model's perplexity, and its distance from another model.
@@ -115,6 +122,7 @@ def command(
             max_tokens=max_tokens,
             threads=threads,
             gpu_layers=gpu_layers,
+            lora=lora,
             seed=seed,
             progress=bar,
         )

@@ -188,6 +188,7 @@ def load_model(
             backend=values["backend"],
             fit=not values["no_fit"],
             prompt_cache=values["prompt_cache_size"],
+            lora=values["lora"],
             chat_template=_template(values["chat_template"]),
             cancelled=cancelled,
         )
@@ -249,6 +250,10 @@ def write_answer(loaded: LoadedModel, generation: Generation, *, as_json: bool) 
             "context": loaded.context_limit,
             "model": loaded.name,
             "backend": loaded.backend,
+            "adapters": [
+                {"name": each.name, "path": str(each.source), "scale": each.scale}
+                for each in loaded.adapters
+            ],
             "context_changes": [change.as_dict() for change in result.context_changes],
         }
     )

@@ -67,6 +67,9 @@ _LOADING = (
              show_default=True, help="How the context keeps keys and values."),
     _loading("--backend", type=click.Choice(["llama_cpp", "mlx"]),
              help="What runs the model  [default: what can run the file]."),
+    _loading("--lora", multiple=True, metavar="FILE[:SCALE]",
+             help="A LoRA adapter: a GGUF file, or a folder of PEFT or mlx-lm, that counts SCALE "
+             "times  [default: once]; may be given more than once."),
     _loading("--no-fit", is_flag=True,
              help="Load a model or a context even if it seems not to fit in memory."),
 )  # fmt: skip

@@ -87,7 +87,14 @@ class Repl:
         if model is not None and Path(model).is_file():
             model = str(Path(model).resolve())  # a relative path means nothing elsewhere
         talk = self.conversation
-        return SavedSession(model, talk.system, tuple(talk.messages), talk.summary, talk.forgotten)
+        return SavedSession(
+            model,
+            talk.system,
+            tuple(talk.messages),
+            talk.summary,
+            talk.forgotten,
+            tuple((str(each.source.resolve()), each.scale) for each in self.loaded.adapters),
+        )
 
     def rename(self, name: str) -> None:
         """Keep the conversation under another name from now on."""

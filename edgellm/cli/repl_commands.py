@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgellm.cli.constraint_options import CONSTRAINTS, constraint_of
 from edgellm.cli.generation import notice
 from edgellm.cli.model_options import SAMPLING_FIELDS, drawn_seed
+from edgellm.cli.repl_adapters import adapt
 from edgellm.cli.repl_context import show_context
 from edgellm.cli.repl_sessions import load, save, show_sessions
 from edgellm.errors import UsageError
@@ -222,6 +223,9 @@ COMMANDS: dict[str, ReplCommand] = {
     "/set": ReplCommand("/set [NAME VALUE]", "set a parameter (temp 0.2), or show them", set_value),
     "/show": ReplCommand("/show [VIEW]", f"show one of: {', '.join(VIEWS)}", show_view),
     "/stats": ReplCommand("/stats", "the numbers of the last answer", stats),
+    "/lora": ReplCommand(
+        "/lora [NAME SCALE]", "list the adapters, or let one count SCALE times (off: 0)", adapt
+    ),
     "/ctx": ReplCommand("/ctx", "what fills the context, and what left it", show_context),
     "/save": ReplCommand("/save NAME", "save the conversation, and keep it there", save),
     "/load": ReplCommand("/load NAME", "go on with a saved conversation", load),

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from edgellm.cli.generation import notice
+from edgellm.cli.repl_adapters import restore_adapters
 from edgellm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,9 +37,12 @@ def load(repl: Repl, rest: str) -> None:
         raise UsageError("/load needs a name", hint="/sessions lists what is saved")
     session = load_session(rest)
     repl.restore(session)
+    missing = restore_adapters(repl.loaded, session.adapters)
     repl.rename(rest)
     notice(f"Loaded {len(session.messages) // 2} questions with their answers.")
     repl.tell_other_model(session)
+    for path in missing:
+        notice(f"(It was with the adapter {path}, which is not loaded: --lora loads it.)")
 
 
 def show_sessions(_repl: Repl, _rest: str) -> None:

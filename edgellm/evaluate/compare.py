@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from edgellm.evaluate.divergence import Divergence, divergence, negative_log_lik
 from edgellm.evaluate.quality import Quality, Scores, summarize
 from edgellm.evaluate.scorers import Candidate, check_tokens, check_vocabulary, inspect
 from edgellm.evaluate.texts import Text
+from edgellm.models.adapter import prepare_adapters
 
 __all__ = ["DEFAULT_CONTEXT", "Evaluation", "Progress", "Result", "compare", "score"]
 
@@ -77,6 +78,7 @@ def compare(
     context: int | None = None,
     max_tokens: int | None = None,
     options: LoadOptions | None = None,
+    lora: Sequence[tuple[str, float]] = (),
     seed: int = 0,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] = _never,
@@ -91,6 +93,7 @@ def compare(
             on where that is less.
         max_tokens: how many tokens of each text are used at most; None for all.
         options: how models are loaded.
+        lora: adapters of each model but the reference, and their scales.
         seed: of the bootstrap.
         progress: called with tokens evaluated and tokens in all.
         cancelled: asked between steps; True stops.
@@ -107,7 +110,10 @@ def compare(
     if not models or not texts:
         raise UsageError("there is nothing to measure: " + ("no text" if models else "no model"))
     options = options or LoadOptions()
-    candidates = [inspect(path) for path in ([reference] if reference else []) + list(models)]
+    candidates = [inspect(path) for path in ([reference] if reference else [])]
+    for path in models:
+        candidate = inspect(path)
+        candidates.append(replace(candidate, adapters=prepare_adapters(lora, path)))
     context = _context(context, candidates)
     if max_tokens is not None and max_tokens < context:
         raise UsageError(f"at most {max_tokens} tokens are not even a chunk, which has {context}")

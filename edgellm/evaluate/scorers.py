@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgellm.backends.base import LoadOptions, Scorer, Tokenizer
 from edgellm.errors import UsageError
+from edgellm.models.adapter import Adapter
 
 __all__ = ["Candidate", "check_tokens", "check_vocabulary", "inspect"]
 
@@ -21,10 +22,12 @@ class Candidate:
     Attributes:
         path: a GGUF file, or a folder that MLX runs.
         trained_context: the number of tokens that it was trained on; None if it does not say.
+        adapters: LoRA adapters that are measured with it.
     """
 
     path: Path
     trained_context: int | None
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def is_folder(self) -> bool:
@@ -39,6 +42,7 @@ class Candidate:
             DoesNotFitError: there is not enough memory.
             CancelledError: `cancelled` gave True.
         """
+        options = replace(options, adapters=self.adapters)
         if self.is_folder:
             from edgellm.backends.mlx.scorer import MLXScorer
 

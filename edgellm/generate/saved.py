@@ -42,6 +42,7 @@ class SavedSession:
         summary: what stands for the turns that the model no longer sees; None for nothing.
         forgotten: how many turns (a question and its answer) the model no longer sees, from the
             first on.
+        adapters: the LoRA adapters that it was with: each one's file or folder, and its scale.
     """
 
     model: str | None
@@ -49,6 +50,7 @@ class SavedSession:
     messages: tuple[Message, ...]
     summary: str | None = None
     forgotten: int = 0
+    adapters: tuple[tuple[str, float], ...] = ()
 
 
 def sessions_dir() -> Path:
@@ -117,7 +119,7 @@ def save_session(name: str, session: SavedSession) -> Path:
         OSError: the folder cannot be written.
     """
     path = _path(name)
-    body = {
+    body: dict[str, object] = {
         "version": VERSION,
         "model": session.model,
         "system": session.system,
@@ -125,6 +127,8 @@ def save_session(name: str, session: SavedSession) -> Path:
     }
     if session.forgotten:
         body |= {"summary": session.summary, "forgotten": session.forgotten}
+    if session.adapters:
+        body["adapters"] = [{"path": path, "scale": scale} for path, scale in session.adapters]
     # Lone surrogates (from a terminal that is not UTF-8) cannot be written: they are replaced.
     text = json.dumps(body, ensure_ascii=False, indent=1).encode("utf-8", "replace")
     try:
@@ -188,7 +192,19 @@ def _parse(body: object) -> SavedSession:
         raise TypeError("summary must be a text")
     if type(forgotten) is not int or not 0 <= forgotten <= len(messages) // 2:
         raise ValueError("forgotten is a number of its turns")
-    return SavedSession(model, system, tuple(messages), summary if forgotten else None, forgotten)
+    adapters = [(one["path"], one["scale"]) for one in body.get("adapters", [])]
+    if any(
+        not isinstance(path, str) or type(scale) not in (int, float) for path, scale in adapters
+    ):
+        raise TypeError("an adapter has a path and a scale")
+    return SavedSession(
+        model,
+        system,
+        tuple(messages),
+        summary if forgotten else None,
+        forgotten,
+        tuple((path, float(scale)) for path, scale in adapters),
+    )
 
 
 def _path(name: str) -> Path:
