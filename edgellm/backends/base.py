@@ -135,6 +135,12 @@ class Constraint(Protocol):
             UsageError: it may not.
         """
 
+    def forced(self, token: int) -> Sequence[int]:
+        """Give tokens that spell what has to follow behind this one; none where there is a choice.
+
+        A model may cut the same bytes into other tokens.
+        """
+
     def satisfied_by(self, text: str) -> bool:
         """Tell whether the text may end behind this one, which goes on from here."""
 

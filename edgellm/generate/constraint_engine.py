@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgellm.errors import UsageError
-from edgellm.generate.constraint import ConstraintSpec, JsonSchema
+from edgellm.generate.constraint import ConstraintSpec
 from edgellm.generate.constraint_errors import first_line
 from edgellm.generate.constraint_grammar import compiled, grammar_of, name_of
 
@@ -44,9 +45,7 @@ class Engine:
             llguidance.TokenizerWrapper(vocabulary),
             n_vocab=len(vocabulary.tokens),
             eos_token=vocabulary.ends,
-            slices=[],
         )
-        self._sliced: dict[bool, Any] = {}
         self._compiled: dict[ConstraintSpec, TokenConstraint] = {}
 
     def constraint(self, spec: ConstraintSpec) -> TokenConstraint:
@@ -65,7 +64,7 @@ class Engine:
         from llguidance import LLMatcher
 
         grammar = grammar_of(spec)
-        tokenizer = self._tokenizer_for(spec)
+        tokenizer = self._tokenizer
         matcher = compiled(
             spec, lambda limits: LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
         )
@@ -79,15 +78,6 @@ class Engine:
                 f"the {name_of(spec)} cannot be used: no text of this model's tokens satisfies it"
             )
         return found
-
-    def _tokenizer_for(self, spec: ConstraintSpec) -> Any:
-        """Give the tokenizer with the sets of tokens that masks of JSON, or others, are made of."""
-        is_json = isinstance(spec, JsonSchema)
-        if is_json not in self._sliced:
-            kind = type(self._tokenizer)
-            slices = kind.json_slices() if is_json else kind.general_slices()
-            self._sliced[is_json] = self._tokenizer.with_slices(slices)
-        return self._sliced[is_json]
 
 
 class TokenConstraint:
@@ -128,6 +118,16 @@ class TokenConstraint:
         """Go on behind a token."""
         if not self._matcher.consume_token(token):
             self._check()
+
+    def forced(self, token: int) -> Sequence[int]:
+        """Give tokens that spell what has to follow behind this one."""
+        matcher = self._matcher
+        if matcher.validate_tokens([token]) != 1:
+            return ()
+        matcher.consume_token(token)
+        found: Sequence[int] = matcher.compute_ff_tokens()
+        matcher.rollback(1)
+        return found
 
     def satisfied_by(self, text: str) -> bool:
         """Tell whether the text may end behind this one, which goes on from here."""

@@ -220,3 +220,31 @@ def test_options_refuse_what_no_model_could_obey():
     with pytest.raises(UsageError, match="unclosed group"):
         GenerateOptions(constraint=Regex("("))
     GenerateOptions(constraint=Grammar("start: <|only-a-model-knows|>"))
+
+
+def test_what_has_to_follow_is_known_and_looking_changes_nothing(model):
+    schema = {
+        "type": "object",
+        "properties": {"نام": {"type": "string", "maxLength": 3}, "age": {"enum": [10, 11]}},
+        "required": ["نام", "age"],
+        "additionalProperties": False,
+    }
+    constraint = compile_constraint(model, JsonSchema(schema))
+    written = model.tokenize('{"نام": "a", "age": 11}', special=False)
+    found = {}
+    for place, token in enumerate(written):
+        before = constraint.mask()
+        forced = constraint.forced(token)
+        assert constraint.forced(END) == constraint.forced(START) == ()
+        assert (constraint.mask() == before).all()
+        found[place] = b"".join(model.token_bytes(each) for each in forced)
+        constraint.take(token)
+        copy = constraint.copy()
+        for each in forced:
+            assert copy.allows(each)
+            copy.take(each)
+    assert found[0].decode() == '"نام": "'
+    letter = written.index(model.tokenize("a", special=False)[-1])
+    assert found[letter] == b""
+    assert found[letter + 1] == b', "age": 1'
+    assert found[len(written) - 2] == b"}"
