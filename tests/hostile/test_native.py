@@ -17,10 +17,10 @@ from tiny_tokenizers import charsmap
 LOADER = Path(__file__).with_name("native_load.py")
 
 
-def load_natively(paths: list[Path]) -> list[str]:
-    """Say of each file whether llama.cpp loaded it, refused it, or crashed."""
+def load_natively(paths: list[Path], base: Path | None = None) -> list[str]:
+    """Say of each file whether llama.cpp loaded it, refused it, or crashed; adapters of a base."""
     done = subprocess.run(
-        [sys.executable, LOADER, *paths],
+        [sys.executable, LOADER, *(["--base", base] if base else []), *paths],
         capture_output=True,
         text=True,
         timeout=300,
