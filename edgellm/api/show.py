@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgellm.api.show_adapter import AdapterDetails, describe_adapter
 from edgellm.device.fit import DEFAULT_CONTEXT, Needs
 from edgellm.device.memory import (
     Runtime,
@@ -92,6 +93,7 @@ class ModelDetails:
     bytes. `bytes` is the size of the file (or of the files with tensors). `receipt` says how it was
     quantized and what that cost; None if nobody measured it. `needs` is what memory depends on.
     `stored` is the model's entry in the store, with where it came from; None for other files.
+    `adapter` says what a LoRA adapter is; None of a model.
     """
 
     path: Path
@@ -107,6 +109,7 @@ class ModelDetails:
     needs: Needs
     receipt: Receipt | None = None
     stored: StoredModel | None = None
+    adapter: AdapterDetails | None = None
 
     @property
     def parameters(self) -> int:
@@ -147,14 +150,23 @@ def show(
 
 
 def describe(path: Path, context: int | None = None, cache_type: str = "f16") -> ModelDetails:
-    """Describe a GGUF file after the safety check, or a folder.
+    """Describe a GGUF file after the safety check, or a folder, of a model or of an adapter.
 
     Raises:
         ConvertersError: the check does not hold.
     """
-    if path.is_dir():
+    from edgellm_converters.adapters import is_adapter
+    from edgellm_converters.checkpoints.gguf_adapter import ADAPTER, TYPE
+
+    if not path.is_dir():
+        details = describe_gguf(path, context, cache_type)
+        if details.metadata.get(TYPE) != ADAPTER:
+            return details
+    elif is_adapter(path):
+        details = _describe_weights(path, context, cache_type)
+    else:
         return _describe_folder(path, context, cache_type)
-    return describe_gguf(path, context, cache_type)
+    return replace(details, adapter=describe_adapter(path))
 
 
 def describe_gguf(path: Path, context: int | None = None, cache_type: str = "f16") -> ModelDetails:
@@ -246,6 +258,34 @@ def _describe_folder(folder: Path, context: int | None, cache_type: str) -> Mode
         metadata=config,
         chat_template=_folder_template(folder),
         receipt=find_receipt(folder, {}),
+        needs=needs,
+        memory=_memory(needs, context, cache_type),
+    )
+
+
+def _describe_weights(folder: Path, context: int | None, cache_type: str) -> ModelDetails:
+    """Describe the folder of an adapter as far as its tensors go."""
+    from edgellm_converters.adapters import mlx, open_adapter, peft
+    from edgellm_converters.architectures.base import Side
+    from edgellm_converters.checkpoints.safetensors import SafetensorsCheckpoint
+
+    weights = folder / (mlx if open_adapter(folder).side is Side.MLX else peft).WEIGHTS
+    checkpoint = SafetensorsCheckpoint.open(weights)
+    tensors = tuple(
+        TensorDetails(info.name, info.dtype, info.shape, info.nbytes)
+        for info in checkpoint.tensors.values()
+    )
+    needs = Needs({}, {tensor.name: tensor.nbytes for tensor in tensors})
+    return ModelDetails(
+        path=folder,
+        format="adapter",
+        architecture=None,
+        type=_commonest_type(tensors),
+        bytes=weights.stat().st_size,
+        context_length=None,
+        tensors=tensors,
+        metadata=_read_object(folder / "adapter_config.json"),
+        chat_template=None,
         needs=needs,
         memory=_memory(needs, context, cache_type),
     )

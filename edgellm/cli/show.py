@@ -51,7 +51,8 @@ def command(
 ) -> None:
     """Show what a model is, and what it needs in memory.
 
-    MODEL is a GGUF file, a name in the store, or a Hugging Face or MLX folder; without it,
+    MODEL is a GGUF file, a name in the store, or a Hugging Face or MLX folder, also one of a LoRA
+    adapter; without it,
     EDGELLM_MODEL or the default model. Its metadata, tensors and chat template are listed. Only
     headers are read. Arrays of more than 16 values are abbreviated; in JSON they become
     {"length": N, "first": [...]}.
@@ -100,6 +101,7 @@ def _as_json(details: ModelDetails, *, full: bool) -> dict[str, Any]:
         ],
         "metadata": {key: _plain(value) for key, value in _values(details, full)},
         "chat_template": details.chat_template,
+        "adapter": None if details.adapter is None else details.adapter.as_dict(),
         "receipt": None if details.receipt is None else details.receipt.as_dict(),
         "memory": {
             "context": memory.context,
@@ -178,6 +180,14 @@ def _lines(details: ModelDetails, *, all_tensors: bool, full: bool) -> list[str]
         every = details.bytes > details.path.stat().st_size
         of = "all parts" if every else "this file alone"
         facts["part"] = f"{number + 1} of {count}; the figures are those of {of}"
+    adapter = details.adapter
+    if adapter is not None:
+        for name in ("context length", "memory", "fits this device"):
+            del facts[name]
+        facts["adapter"] = f"LoRA ({adapter.format}) of {adapter.pairs} weights"
+        facts["base"] = adapter.base or "unknown"
+        facts["rank, alpha"] = f"{adapter.rank}, {adapter.alpha:g}"
+        facts["targets"] = ", ".join(adapter.targets)
     manifest = details.stored.manifest if details.stored else None
     if manifest is not None:
         facts["source"] = f"{manifest.source}, licence {manifest.licence}"

@@ -68,6 +68,28 @@ def test_a_gguf_adapter_is_a_source_too(places: Path, capsys: pytest.CaptureFixt
     assert "--base MODEL" in capsys.readouterr().err
 
 
+def test_what_an_adapter_is(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edgellm.convert("./lora", "lora.gguf", base="./hf")
+    edgellm.convert("./lora", "own", base="./hf", to="mlx")
+    for path, form, base, targets in (
+        ("./lora", "peft", "someone/model", ["mlp.up_proj", "self_attn.q_proj"]),
+        ("lora.gguf", "gguf", None, ["attn_q", "ffn_up"]),
+        ("./own", "mlx-lm", None, ["mlp.up_proj", "self_attn.q_proj"]),
+    ):
+        assert run(["show", path, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["adapter"] == {
+            "format": form, "base": base, "pairs": 2, "rank": 4, "alpha": 6.0, "targets": targets,
+        }  # fmt: skip
+        assert (found["parameters"], len(found["tensors"])) == (1152, 4)
+        assert run(["show", path]) == 0
+        out = capsys.readouterr().out
+        assert "rank, alpha      4, 6\n" in out
+        assert f"targets          {', '.join(targets)}\n" in out
+    assert run(["show", "./hf", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["adapter"] is None
+
+
 def test_merging(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = [
         "convert",
@@ -155,9 +177,7 @@ def test_an_adapter_in_the_place_of_a_model(
     assert sorted(places.iterdir()) == before
 
 
-@pytest.mark.parametrize(
-    "args", [["show", "./lora"], ["quantize", "./lora", "--bits", "4", "-o", "x.gguf"]]
-)
+@pytest.mark.parametrize("args", [["quantize", "./lora", "--bits", "4", "-o", "x.gguf"]])
 def test_the_folder_of_an_adapter_in_the_place_of_a_model(
     args: list[str], places: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_gguf_file_as_json(model: Path, capsys: pytest.CaptureFixture[str]) ->
         ],
         "chat_template": "{{ messages }}\n\x1b]0;title\x07end",
         "receipt": None,
+        "adapter": None,
     }
     weights = 2048 + 512 + 136
     # keys and values of 2 heads of 16 numbers in 2 layers, 2 bytes each, for 1024 tokens
