@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgellm.api.adapters import Lora, lora_pairs, with_adapters
 from edgellm.api.fit import checked_needs
 from edgellm.deploy.archive import FOLDER
 from edgellm.device.fit import DEFAULT_CONTEXT
 from edgellm.device.memory import Runtime
 from edgellm.errors import UsageError
+from edgellm.models.adapter import prepare_adapters
 
 if TYPE_CHECKING:
     from edgellm.deploy.archive import Manifest
@@ -59,7 +61,7 @@ def bundle(
     *,
     name: str | None = None,
     context: int | None = None,
-    lora: Sequence[tuple[str | Path, float]] = (),
+    lora: Lora | Sequence[Lora] = (),
     library: str | Path | None = None,
     embedder: str | None = None,
     force: bool = False,
@@ -77,7 +79,7 @@ def bundle(
         name: what the model is called there; None takes the name of its file.
         context: tokens whose memory the target must have; None takes 4096, or what the model was
             trained on.
-        lora: adapters (GGUF files) with their scales.
+        lora: adapters, as in `edgellm.load`; they apply where the bundle is used.
         library: a library of documents.
         embedder: the embedding model of that library: a GGUF file, or a name in the store.
         force: replace `output` if it exists.
@@ -114,14 +116,15 @@ def bundle(
                     f"{path} is a folder, and a bundle takes a GGUF file",
                     hint="--type Q4_K_M (or --bits, --size, --fit) quantizes it on the way",
                 )
-        needs = checked_needs(path)
+        adapters = prepare_adapters(lora_pairs(lora), path)
+        needs = with_adapters(checked_needs(path), adapters)
         tokens = context or min(needs.trained_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
         demand = needs.demand(Runtime(tokens))
         contents = Contents(
             path,
             name or path.stem,
             demand.total if demand else 0,
-            [(Path(file), scale) for file, scale in lora],
+            adapters,
             None if library is None else Path(library),
             None if embedder is None else resolve(embedder),
         )

@@ -41,6 +41,12 @@ __all__ = ["command"]
     "model was trained on less]",
 )
 @option(
+    "--lora",
+    multiple=True,
+    metavar="FILE[:SCALE]",
+    help="A LoRA adapter that applies there; may be given more than once.",
+)
+@option(
     "--type",
     "type_name",
     envvar="EDGELLM_TYPE",
@@ -89,6 +95,7 @@ def command(
     target: str,
     name: str | None,
     ctx: int | None,
+    lora: tuple[str, ...],
     force: bool,
     as_json: bool,
     **given: Any,
@@ -126,6 +133,7 @@ def command(
                 target,
                 name=name,
                 context=ctx,
+                lora=lora,
                 force=force,
                 quantization=quantization,
                 progress=line.show,

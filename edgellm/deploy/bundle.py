@@ -15,6 +15,7 @@ from edgellm.deploy.archive import Entry, Manifest, compression, write_archive
 from edgellm.deploy.targets import Target
 from edgellm.deploy.wheels import collect_wheels
 from edgellm.errors import UsageError
+from edgellm.models.adapter import Adapter
 from edgellm_converters.writers.atomic import atomic_file
 
 __all__ = ["Contents", "write_bundle"]
@@ -35,7 +36,7 @@ class Contents:
         model: a GGUF file.
         name: what the model is called.
         memory: bytes that it takes with its context; 0 if not known.
-        loras: adapters that apply to it, each with its scale.
+        adapters: LoRA adapters that apply to it.
         library: a library of documents (SQLite), or None.
         embedder: the GGUF file that the library was indexed with, or None.
     """
@@ -43,7 +44,7 @@ class Contents:
     model: Path
     name: str
     memory: int = 0
-    loras: Sequence[tuple[Path, float]] = ()
+    adapters: Sequence[Adapter] = ()
     library: Path | None = None
     embedder: Path | None = None
 
@@ -68,10 +69,11 @@ def write_bundle(
         model = f"models/{plain_name(contents.name)}.gguf"
         entries.append(Entry(model, contents.model))
         loras = []
-        for path, scale in contents.loras:
-            name = f"adapters/{plain_name(path.stem)}{path.suffix}"
-            entries.append(Entry(name, path))
-            loras.append(name if scale == 1 else f"{name}:{scale:g}")
+        for number, adapter in enumerate(contents.adapters):
+            # Two may have one name.
+            name = f"adapters/{number}-{plain_name(adapter.name)}.gguf"
+            entries.append(Entry(name, adapter.path))
+            loras.append(f"{name}:{adapter.scale:g}")
         library = None
         if contents.library is not None:
             library = f"libraries/{plain_name(contents.library.name)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
+import adapter_folders
+import edgellm
 import tiny
 from edgellm.api.bundle import FOLDER, bundle, verify_bundle
+from edgellm.api.quantize import quantize
+from edgellm.backends.base import Sampling
 from edgellm.errors import UnsafeModelError, UsageError
 from tinygguf import PERSIAN, write_tiny
 
@@ -198,3 +203,37 @@ def test_a_folder_has_to_be_quantized_on_the_way(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a bundle takes a GGUF file"):
         bundle(str(folder), tmp_path / "a.tar")
     assert not (tmp_path / "a.tar").exists()
+
+
+def test_a_folder_is_quantized_and_its_adapters_come_along(
+    install: Install, tmp_path: Path
+) -> None:
+    folder = tiny.llama(tmp_path / "hf")
+    targets = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
+    adapter_folders.write_peft(tmp_path / "style", folder, targets)
+    adapter_folders.write_peft(tmp_path / "other", folder, targets[:1], rank=8)
+    loras = [f"{tmp_path}/style:4", f"{tmp_path}/other:0.5"]
+    archive = tmp_path / "both.tar"
+    wish = {"type": "Q8_0", "method": "rtn"}
+    done = bundle(str(folder), archive, lora=loras, quantization=wish)
+    assert done.model == "models/hf-Q8_0.gguf"
+    subprocess.run(["tar", "-xf", archive, "-C", tmp_path], check=True)
+    installed = install(tmp_path / FOLDER)
+    assert installed.returncode == 0, installed.stderr
+    home = tmp_path / "home"
+    words = ["run", "--raw", "--json", "--temp", "0", "-n", "12", "-p", "a b"]
+    said = subprocess.run(
+        [home / ".local" / "bin" / "edgellm", *words],
+        env={"HOME": str(home), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    model = tmp_path / "q8.gguf"
+    quantize(folder, model, **wish)
+    greedy = Sampling(temperature=0)
+    with edgellm.load(model, lora=loras) as loaded:
+        ours = loaded.complete("a b", special=True, sampling=greedy, max_tokens=12).read().text
+    with edgellm.load(model) as loaded:
+        plain = loaded.complete("a b", special=True, sampling=greedy, max_tokens=12).read().text
+    assert json.loads(said.stdout)["text"] == ours != plain
