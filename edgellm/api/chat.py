@@ -16,13 +16,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
 from edgellm.api.adapters import Lora, lora_pairs, with_adapters
+from edgellm.api.draft import DraftModel
 from edgellm.api.fit import accelerators_for, checked_needs, fitted, placed
-from edgellm.backends.base import CACHE_TYPES, Context, LoadOptions, Model, select
+from edgellm.backends.base import CACHE_TYPES, Context, Drafter, LoadOptions, Model, select
 from edgellm.device.fit import Needs
 from edgellm.errors import TemplateError, UsageError
 from edgellm.generate.cached import MIN_TOKENS, CachedContext, open_cache
 from edgellm.generate.constraint import compile_constraint
+from edgellm.generate.drafts import Drafts
 from edgellm.generate.engine import GenerateFields, GenerateOptions, Generation, GenerationResult
+from edgellm.generate.ngrams import DRAFT_MAX
 from edgellm.generate.overflow import ContextChange, Policy, check_policy
 from edgellm.generate.prompt import chat_tokens, text_tokens
 from edgellm.generate.sliding import text_prompt
@@ -53,6 +56,7 @@ def load(
     prompt_cache: int = 0,
     chat_template: str | None = None,
     lora: Lora | Sequence[Lora] = (),
+    draft: str | os.PathLike[str] | None = None,
     cancelled: Callable[[], bool] = _never,
 ) -> LoadedModel:
     """Find a model, check its file and load it.
@@ -71,6 +75,7 @@ def load(
         chat_template: a Jinja chat template in place of the model's own.
         lora: LoRA adapters: a GGUF file, or a folder of PEFT or mlx-lm, as `FILE[:SCALE]` or a
             pair (file, scale). Those of another form than the backend loads are converted, once.
+        draft: a smaller model of the same vocabulary, which guesses what this one writes.
         cancelled: asked while the model is loaded; True stops that.
 
     Raises:
@@ -79,7 +84,7 @@ def load(
         ConvertersError: a file is damaged or would harm native code, or an adapter belongs to
             another model.
         BackendError: no backend can run it.
-        UsageError: a value out of its range.
+        UsageError: a value out of its range, or a draft model of another vocabulary.
         CancelledError: `cancelled` gave True.
     """
     from edgellm.models.resolve import resolve
@@ -100,6 +105,7 @@ def load(
         fit=fit,
         prompt_cache=prompt_cache,
         chat_template=chat_template,
+        draft=None if draft is None else DraftModel(resolve(os.fspath(draft))),
         cancelled=cancelled,
     )
 
@@ -149,6 +155,7 @@ class LoadedModel:
         fit: bool = True,
         prompt_cache: int = 0,
         chat_template: str | None = None,
+        draft: DraftModel | None = None,
         cancelled: Callable[[], bool] = _never,
     ) -> None:
         if cache_type not in CACHE_TYPES:
@@ -169,6 +176,7 @@ class LoadedModel:
         self._restored = 0  # tokens that contexts before this one took from there
         self._template: ChatTemplate | None = None
         self._given_template = chat_template
+        self._draft = draft
         self._check_trained(context, needs.trained_context)
         devices = self.devices = accelerators_for(chosen, options)
         self.choice = fitted(
@@ -178,6 +186,7 @@ class LoadedModel:
             cache_type=cache_type,
             name=self.name,
             enforce=fit,
+            reserved=draft.reserve(context, cache_type) if draft else 0,
         )
         fitting = self.choice.context
         options = placed(needs, devices, options, context=fitting, cache_type=cache_type)
@@ -185,7 +194,9 @@ class LoadedModel:
         trained = self._model.trained_context
         try:
             self._check_trained(context, trained)
-        except UsageError:
+            if draft is not None:
+                draft.load(self._model, path, options, cancelled)
+        except BaseException:
             self.close()
             raise
         self.context_limit = min(fitting, trained)
@@ -348,7 +359,14 @@ class LoadedModel:
             on_progress=on_progress,
         )
         constraint = compile_constraint(self._model, options.constraint)
-        return Generation(context, chat_prompt, options, cancel=cancel, constraint=constraint)
+        return Generation(
+            context,
+            chat_prompt,
+            options,
+            cancel=cancel,
+            constraint=constraint,
+            drafter=self._drafter(options),
+        )
 
     def chat(self, prompt: str | Sequence[Message], **options: Any) -> GenerationResult:
         """Answer as `stream` does, and give the whole answer with its numbers."""
@@ -398,7 +416,14 @@ class LoadedModel:
             on_change=on_change,
         )
         constraint = compile_constraint(self._model, options.constraint)
-        return Generation(context, prompt, options, cancel=cancel, constraint=constraint)
+        return Generation(
+            context,
+            prompt,
+            options,
+            cancel=cancel,
+            constraint=constraint,
+            drafter=self._drafter(options),
+        )
 
     def conversation(
         self,
@@ -435,6 +460,7 @@ class LoadedModel:
             on_overflow=usual if on_overflow is None else check_policy(on_overflow),
             on_change=on_change,
             on_progress=on_progress,
+            drafter=self._drafter,
         )
 
     def tokenize(self, text: str, *, special: bool = False, ends: bool = True) -> list[int]:
@@ -459,6 +485,8 @@ class LoadedModel:
     def close(self) -> None:
         """Free the memory; closing twice does nothing."""
         self._drop_context()
+        if self._draft is not None:
+            self._draft.close()
         self._model.close()
 
     def _needed(self, tokens: Sequence[int], options: GenerateOptions) -> int:
@@ -476,7 +504,7 @@ class LoadedModel:
             self._drop_context()
             size = self.context_limit  # it has been used twice: it may be used again
         if self._context is None:
-            self._context = self._model.open_context(size, self.cache_type)
+            self._context = self._model.open_context(size, self.cache_type, DRAFT_MAX)
             self._context.adapt([adapter.scale for adapter in self._adapters])
             if self._prompt_cache and size == self.context_limit:
                 self._context = self._cached = open_cache(
@@ -488,6 +516,31 @@ class LoadedModel:
                     self._adapters,
                 )
         return self._context
+
+    def _drafter(self, options: GenerateOptions) -> Drafter | None:
+        """Make what guesses for one text, on the context that is open.
+
+        Raises:
+            UsageError: it is asked for, and the model's state cannot be cut back.
+        """
+        draft, context = self._draft, self._context
+        wanted = options.speculate == "ngram" or draft is not None
+        if context is None or options.speculate == "off":
+            return None
+        if not context.draft_limit:
+            if not wanted:
+                return None
+            raise UsageError(
+                f"nothing can be drafted for {self.name}: its state cannot be cut back to the "
+                "tokens that were right",
+                hint="--speculate off, and no --draft",
+            )
+        if draft is None or options.speculate == "ngram":
+            # A batch is rounded otherwise: what is drawn anyway may be, the likeliest text may not.
+            pays = wanted or (self._model.batches_pay and options.sampling.temperature > 0)
+            return Drafts(options.draft_max) if pays else None
+        cost = draft.needs.weights / max(self.needs.weights, 1)
+        return Drafts(options.draft_max, draft.open(context.size, self.cache_type), cost)
 
     def _drop_context(self) -> None:
         if self._context is not None:

@@ -53,6 +53,7 @@ def fitted(
     cache_type: str,
     name: str,
     enforce: bool,
+    reserved: int = 0,
 ) -> Choice:
     """Choose the context that fits the memory that is free at the moment.
 
@@ -63,6 +64,7 @@ def fitted(
         cache_type: of keys and values.
         name: the model's, for errors.
         enforce: False takes what was asked for, or the usual context, however much is free.
+        reserved: bytes that something else will take.
 
     Raises:
         DoesNotFitError: it does not fit.
@@ -72,6 +74,7 @@ def fitted(
     except BackendError:  # the system does not say: nothing is refused then
         enforce, available = False, 0
     available += sum(device.memory_free for device in devices if not device.unified)
+    available = max(0, available - reserved)
     if enforce:
         return choose_context(needs, available, wanted=context, cache=cache_type, name=name)
     usual = context or min(needs.trained_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)

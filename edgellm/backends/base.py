@@ -33,6 +33,7 @@ __all__ = [
     "CancelledError",
     "Constraint",
     "Context",
+    "Drafter",
     "Embedder",
     "LoadOptions",
     "Model",
@@ -148,6 +149,27 @@ class Constraint(Protocol):
         """Give one of its own state, for another text that goes on from here."""
 
 
+class Drafter(Protocol):
+    """Guesses what a model writes next, for one text; the model keeps what it would have written.
+
+    Attributes:
+        drafted: how many tokens it gave so far.
+        accepted: how many of them the model wrote, so that it evaluated them in another's batch.
+    """
+
+    drafted: int
+    accepted: int
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """Go on from other tokens than before."""
+
+    def propose(self, held: Sequence[int], sampled: int, limit: int) -> Sequence[int]:
+        """Give tokens that may follow `held` and `sampled`: at most `limit`, none for no guess."""
+
+    def accept(self) -> None:
+        """Count the next token of the last draft as one that the model wrote."""
+
+
 class Context(Protocol):
     """The evaluated tokens of one text, and the state to go on from them."""
 
@@ -161,12 +183,20 @@ class Context(Protocol):
 
     @property
     def held(self) -> Sequence[int]:
-        """The tokens that are evaluated: a prompt, and what was sampled but the last token."""
+        """The tokens of the text: a prompt, and what was sampled but the last token."""
+
+    @property
+    def sampled(self) -> int | None:
+        """The token that was sampled last; None for none yet, or behind a complete constraint."""
+
+    @property
+    def draft_limit(self) -> int:
+        """The most tokens of a draft; 0 where tokens that are evaluated cannot be taken back."""
 
     def prefill(
         self, tokens: Sequence[int], sampling: Sampling, cancelled: Callable[[], bool]
     ) -> int:
-        """Evaluate a prompt, so that `next_piece` continues it, without a constraint.
+        """Evaluate a prompt, so that `next_piece` continues it, without constraint and drafts.
 
         What this context holds already is kept as far as it is the same prefix. Gives the number
         of tokens that were kept. At least one token is always evaluated.
@@ -185,6 +215,15 @@ class Context(Protocol):
 
         It takes each token that is sampled under it, but only when the next one is asked for: until
         then a prompt can be evaluated in its place.
+        """
+
+    def speculate(self, drafter: Drafter) -> None:
+        """Evaluate what a drafter proposes in one batch with the token that was sampled last.
+
+        Each token is still sampled, when it is asked for, from the logits after the one before it.
+        As long as that gives the draft's tokens they need no evaluation; what is left of the draft
+        then is taken back. So the same tokens are written as without drafts, but for rounding: see
+        `prefill`. Nothing is drafted where `draft_limit` is 0.
         """
 
     def next_piece(self) -> bytes | None:
@@ -301,8 +340,14 @@ class Model(Tokenizer, Protocol):
     def threads(self) -> int | None:
         """How many threads compute; None where the backend does not take a number."""
 
-    def open_context(self, size: int, cache_type: str = "f16") -> Context:
+    @property
+    def batches_pay(self) -> bool:
+        """Whether a few tokens in one batch take much less time than one by one."""
+
+    def open_context(self, size: int, cache_type: str = "f16", drafts: int = 0) -> Context:
         """Make a context for `size` tokens, its keys and values kept as one of `CACHE_TYPES`.
+
+        It has room for the logits of drafts of so many tokens.
 
         Raises:
             DoesNotFitError: there is not enough memory.

@@ -190,6 +190,7 @@ def load_model(
             prompt_cache=values["prompt_cache_size"],
             lora=values["lora"],
             chat_template=_template(values["chat_template"]),
+            draft=values["draft"],
             cancelled=cancelled,
         )
     except CancelledError:
@@ -243,6 +244,8 @@ def write_answer(loaded: LoadedModel, generation: Generation, *, as_json: bool) 
             "reused_tokens": result.reused_tokens,
             "restored_tokens": loaded.restored_tokens - restored,
             "completion_tokens": result.completion_tokens,
+            "drafted_tokens": result.drafted_tokens,
+            "accepted_tokens": result.accepted_tokens,
             "time_to_first_token_s": round(result.time_to_first_token_s, 6),
             "prompt_tokens_per_s": round(result.prompt_tokens_per_s, 3),
             "completion_tokens_per_s": round(result.completion_tokens_per_s, 3),

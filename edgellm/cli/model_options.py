@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from edgellm.cli import constraint_options
+from edgellm.cli import constraint_options, speculation_options
 from edgellm.cli.options import option
 from edgellm.cli.sizes import size_or_none
 
@@ -132,6 +132,7 @@ _OPTIONS = (
     option("--stop", multiple=True, metavar="TEXT",
            help="End the answer before this text; may be given more than once."),
     *constraint_options.OPTIONS,
+    *speculation_options.OPTIONS,
     _window("--ctx", type=int, metavar="N",
             help="Context in tokens  [default: 4096, or less if the model was trained on less or "
             "memory does not hold more]."),
@@ -187,7 +188,14 @@ def generate_options(values: dict[str, Any]) -> GenerateOptions:
         given["dry_breakers"] = () if breakers == ("none",) else breakers
     sampling = Sampling(**given, seed=drawn_seed() if seed == -1 else seed)
     constraint = constraint_options.given_constraint(values)
-    return GenerateOptions(sampling, values["predict"], tuple(values["stop"]), constraint)
+    return GenerateOptions(
+        sampling,
+        values["predict"],
+        tuple(values["stop"]),
+        constraint,
+        speculate=values["speculate"],
+        draft_max=values["draft_max"],
+    )
 
 
 def drawn_seed() -> int:

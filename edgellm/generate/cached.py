@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgellm.backends.base import Backend, Constraint, Context, Sampling
+from edgellm.backends.base import Backend, Constraint, Context, Drafter, Sampling
 from edgellm.generate.promptcache import PromptCache, log, prompts_dir
 from edgellm.models.adapter import Adapter
 from edgellm.models.identity import model_identity
@@ -76,6 +76,7 @@ class CachedContext:
         # The loop calls it for each token: no other function stands in between.
         self.next_piece: Callable[[], bytes | None] = context.next_piece
         self.constrain: Callable[[Constraint | None], None] = context.constrain
+        self.speculate: Callable[[Drafter], None] = context.speculate
 
     @property
     def size(self) -> int:
@@ -91,6 +92,16 @@ class CachedContext:
     def held(self) -> Sequence[int]:
         """The tokens that are evaluated."""
         return self._context.held
+
+    @property
+    def sampled(self) -> int | None:
+        """The token that was sampled last."""
+        return self._context.sampled
+
+    @property
+    def draft_limit(self) -> int:
+        """The most tokens of a draft."""
+        return self._context.draft_limit
 
     @property
     def state_size(self) -> int:

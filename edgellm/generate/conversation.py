@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from edgellm.backends.base import Context, Model
+from edgellm.backends.base import Context, Drafter, Model
 from edgellm.errors import UsageError
 from edgellm.generate.constraint import compile_constraint
 from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult, Prompt
@@ -18,6 +18,10 @@ from edgellm.generate.view import View, renderer
 from edgellm.generate.window import ChatPrompt
 
 __all__ = ["Conversation"]
+
+
+def _nothing(_options: GenerateOptions) -> None:
+    """Guess nothing."""
 
 
 class Conversation:
@@ -51,6 +55,7 @@ class Conversation:
         on_overflow: Policy = "error",
         on_change: Callable[[ContextChange], None] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
+        drafter: Callable[[GenerateOptions], Drafter | None] = _nothing,
     ) -> None:
         if system and template is None:
             raise UsageError("this model has no chat template, so it takes no system prompt")
@@ -65,6 +70,7 @@ class Conversation:
         self.last: GenerationResult | None = None
         self._model = model
         self._context = context
+        self._drafter = drafter
         self._template = template
         self.on_overflow = on_overflow
         # The tokens that answers were generated as, by the answer's text.
@@ -114,6 +120,7 @@ class Conversation:
             self.options,
             cancel=cancel,
             constraint=compile_constraint(self._model, self.options.constraint),
+            drafter=self._drafter(self.options),
             on_finish=self._keep(asked),
         )
 

@@ -8,9 +8,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypedDict, Unpack
 
-from edgellm.backends.base import SEED_LIMIT, CancelledError, Constraint, Context, Sampling
+from edgellm.backends.base import (
+    SEED_LIMIT,
+    CancelledError,
+    Constraint,
+    Context,
+    Drafter,
+    Sampling,
+)
 from edgellm.errors import ContextOverflowError, UsageError
 from edgellm.generate.constraint import ConstraintSpec, check_constraint
+from edgellm.generate.drafts import Speculate, check_speculate
+from edgellm.generate.ngrams import DRAFT_MAX
 from edgellm.generate.overflow import ContextChange
 from edgellm.generate.text import StopFilter, Utf8Stream
 
@@ -36,6 +45,8 @@ class GenerateFields(TypedDict, total=False):
     max_tokens: int
     stop: Sequence[str]
     constraint: ConstraintSpec | None
+    speculate: Speculate
+    draft_max: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +57,22 @@ class GenerateOptions:
         max_tokens: the most tokens of the answer; a negative number sets no limit but the context.
         stop: strings that end the answer; they are not part of it.
         constraint: the form of the answer: a JSON schema, a grammar or a regular expression.
+        speculate: whether tokens are guessed and then evaluated together: "ngram" guesses by what
+            followed the same words before; "auto" does so where it pays and the temperature is not
+            0, and by a draft model if one is loaded; "off" never does.
+        draft_max: the most tokens of a guess.
 
     Raises:
         UsageError: too many stop strings, or one that is empty or too long, or a constraint that
-            no model could obey.
+            no model could obey; a `draft_max` out of its range.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = -1
     stop: Sequence[str] = ()
     constraint: ConstraintSpec | None = None
+    speculate: Speculate = "auto"
+    draft_max: int = DRAFT_MAX
 
     @classmethod
     def of(
@@ -79,6 +96,11 @@ class GenerateOptions:
                 raise UsageError(f"a stop string has 1 to {MAX_STOP_LENGTH} characters: {stop!r}")
         if self.constraint is not None:
             check_constraint(self.constraint)
+        check_speculate(self.speculate)
+        if not 1 <= self.draft_max <= DRAFT_MAX:
+            raise UsageError(
+                f"draft_max is {self.draft_max}, and must lie between 1 and {DRAFT_MAX}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +122,8 @@ class GenerationResult:
         context_changes: what was taken out of the model's sight, before the answer and within it.
         complete: whether the text is what its constraint asks for: one that was cut may not be.
             None without a constraint.
+        drafted_tokens: how many tokens were guessed.
+        accepted_tokens: how many of them the model wrote itself, and needed no evaluation for.
     """
 
     text: str
@@ -113,6 +137,8 @@ class GenerationResult:
     tokens: tuple[int, ...] = ()
     context_changes: tuple[ContextChange, ...] = ()
     complete: bool | None = None
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def prompt_tokens_per_s(self) -> float:
@@ -198,6 +224,7 @@ class Generation:
         *,
         cancel: threading.Event | None = None,
         constraint: Constraint | None = None,
+        drafter: Drafter | None = None,
         on_finish: Callable[[GenerationResult], None] | None = None,
     ) -> None:
         self.cancel = cancel or threading.Event()
@@ -205,6 +232,7 @@ class Generation:
         self._prompt = prompt
         self._options = options
         self._constraint = constraint
+        self._drafter = drafter
         self._on_finish = on_finish
         self._result: GenerationResult | None = None
         self._stream = self._run()
@@ -248,8 +276,7 @@ class Generation:
                     "so that no answer fits",
                     hint="shorten the prompt, or give a larger context with --ctx",
                 )
-            reused = context.prefill(prompt, options.sampling, cancelled)
-            context.constrain(self._constraint)
+            reused = self._prefill(prompt, options.sampling)
             ours = context.prefills
             while True:
                 if context.prefills != ours:
@@ -276,8 +303,7 @@ class Generation:
                     # another prompt: it is sampled again behind that.
                     shorter = self._prompt.make_room(list(context.held), count, self.cancel)
                     if shorter is not None:
-                        context.prefill(shorter, self._sampling(), cancelled)
-                        context.constrain(self._constraint)
+                        self._prefill(shorter, self._sampling())
                         ours = context.prefills
                         answer_at = len(shorter) - count
                         room = context.size - len(shorter)
@@ -318,9 +344,18 @@ class Generation:
                 tokens=tokens if whole else (),
                 context_changes=tuple(self._prompt.changes),
                 complete=form.satisfied_by(text) if form is not None else None,
+                drafted_tokens=self._drafter.drafted if self._drafter else 0,
+                accepted_tokens=self._drafter.accepted if self._drafter else 0,
             )
         if self._on_finish is not None:
             self._on_finish(self._result)
+
+    def _prefill(self, tokens: Sequence[int], sampling: Sampling) -> int:
+        reused = self._context.prefill(tokens, sampling, self.cancel.is_set)
+        self._context.constrain(self._constraint)
+        if self._drafter is not None:
+            self._context.speculate(self._drafter)
+        return reused
 
     def _sampling(self) -> Sampling:
         """Give another seed after each change, which would draw the same numbers again."""

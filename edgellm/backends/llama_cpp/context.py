@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgellm.backends.base import CancelledError, Constraint, Sampling
+from edgellm.backends.base import CancelledError, Constraint, Drafter, Sampling
 from edgellm.backends.llama_cpp.adapters import use_adapters
-from edgellm.backends.llama_cpp.calls import check_evaluated, make_context
+from edgellm.backends.llama_cpp.calls import check_evaluated, make_context, marked_batch
 from edgellm.backends.llama_cpp.interrupt import abortable
 from edgellm.backends.llama_cpp.library import CLOSED, log, quiet
 from edgellm.backends.llama_cpp.sampler import make_chain, sample_allowed
@@ -31,7 +31,7 @@ ABORTED = 2  # what llama_decode gives when the abort callback said so
 class LlamaCppContext:
     """See `edgellm.backends.base.Context`."""
 
-    def __init__(self, model: LlamaCppModel, size: int, cache_type: str) -> None:
+    def __init__(self, model: LlamaCppModel, size: int, cache_type: str, drafts: int = 0) -> None:
         native = self._native = model.native
         self._model = model
         self._size = size
@@ -41,7 +41,9 @@ class LlamaCppContext:
         params = native.llama_context_default_params()
         params.n_ctx = -(-size // PADDING) * PADDING
         params.swa_full = True  # without, a sliding window forgets what `_keep` relies on
-        params.n_outputs_max = 1  # logits of the last token alone: a big vocabulary costs much
+        # Logits of the last token alone, and of drafts: a big vocabulary costs much.
+        self.draft_limit = 0 if model.recurrent else drafts
+        params.n_outputs_max = 1 + self.draft_limit
         params.type_k = params.type_v = CACHE_TYPES[cache_type]
         params.n_threads = params.n_threads_batch = model.threads
         batch = scores_batch(*model.head, Runtime(size, cache_type, offloaded=model.offloaded))
@@ -69,7 +71,11 @@ class LlamaCppContext:
         # One batch of one token, used again for each: the token, and the struct that points to it.
         self._token = (ctypes.c_int32 * 1)()
         self._batch = native.llama_batch_get_one(self._token, 1)
-        self._sampled: int | None = None  # sampled, but not evaluated yet
+        self.sampled: int | None = None  # not evaluated yet, or as the first of `_ahead`
+        self._drafter: Drafter | None = None
+        # What is left of a draft, the next token last: it is in the cache behind `_held`.
+        self._ahead: list[int] = []
+        self._row = -1  # of the batch: the token after which is sampled
         self._constraint: Constraint | None = None
         self._drawn_under: Constraint | None = None  # what takes the sampled token
 
@@ -91,14 +97,14 @@ class LlamaCppContext:
         if not 0 < len(tokens) <= self._size:
             raise BackendError(f"a prompt of {len(tokens)} tokens for a context of {self._size}")
         self.prefills += 1
-        self._constraint = None
+        self._constraint = self._drafter = None
         kept = self._keep(tokens)
         self._free_chain()
         self._chain = make_chain(native, self._model.vocab, sampling)
         if sampling.recent:
             for token in tokens[-sampling.recent :]:
                 native.llama_sampler_accept(self._chain, token)
-        self._sampled = None
+        self.sampled = None
         quiet()
         log.clear()
         with abortable(native, self._context, cancelled) as stopped:
@@ -123,29 +129,36 @@ class LlamaCppContext:
         """Sample under a constraint; see `edgellm.backends.base.Context.constrain`."""
         self._constraint = constraint
 
+    def speculate(self, drafter: Drafter) -> None:
+        """Evaluate drafts too; see `edgellm.backends.base.Context.speculate`."""
+        if self.draft_limit:
+            drafter.begin(self._held)
+            self._drafter = drafter
+
     def next_piece(self) -> bytes | None:
         """Sample one token; the one before it is evaluated first."""
         native = self._native
-        token = self._sampled
+        token = self.sampled
         if token is not None:
-            self._token[0] = token
-            status = native.llama_decode(self._context, self._batch)
-            if status:
-                check_evaluated(self._model.path, status)
+            if self._drafter is None or not self._drafted(token, self._drafter):
+                self._token[0] = token
+                status = native.llama_decode(self._context, self._batch)
+                if status:
+                    check_evaluated(self._model.path, status)
             self._held.append(token)
             if self._drawn_under is not None:
-                self._sampled = None
+                self.sampled = None
                 self._drawn_under.take(token)
         constraint = self._drawn_under = self._constraint
         if constraint is None:
-            token = native.llama_sampler_sample(self._chain, self._context, -1)
+            token = native.llama_sampler_sample(self._chain, self._context, self._row)
         elif constraint.complete:
-            self._sampled = None
+            self.sampled = None
             return None
         else:
-            logits = native.llama_get_logits_ith(self._context, -1)
+            logits = native.llama_get_logits_ith(self._context, self._row)
             token = sample_allowed(native, self._chain, logits, constraint.mask())
-        self._sampled = token
+        self.sampled = token
         pieces = self._model.pieces
         return pieces[token] if token in pieces else self._model.piece(token)
 
@@ -156,9 +169,9 @@ class LlamaCppContext:
         use_adapters(self._context, self._model.adapters, scales)
         self._scales = tuple(scales)
         self.prefills += 1
-        self._sampled = None
+        self.sampled = None
         self._native.llama_memory_clear(self._memory, True)
-        self._held = []
+        self._held, self._ahead = [], []
 
     @property
     def state_size(self) -> int:
@@ -167,6 +180,7 @@ class LlamaCppContext:
 
     def save_state(self, path: Path) -> None:
         """Write keys and values; see `edgellm.backends.base.Context.save_state`."""
+        self._take_back()
         held = (ctypes.c_int32 * len(self._held))(*self._held)
         log.clear()
         # The state of one sequence would lack what a sliding window has left behind, which a prompt
@@ -179,9 +193,9 @@ class LlamaCppContext:
         """Take keys and values; see `edgellm.backends.base.Context.load_state`."""
         native = self._native
         self.prefills += 1
-        self._sampled = None
+        self.sampled = None
         native.llama_memory_clear(self._memory, True)
-        self._held = []
+        self._held, self._ahead = [], []
         room = max(len(tokens), 1)
         found, count = (ctypes.c_int32 * room)(), ctypes.c_size_t(0)
         log.clear()
@@ -202,6 +216,31 @@ class LlamaCppContext:
             self._context = None
             self._native = CLOSED
 
+    def _drafted(self, token: int, drafter: Drafter) -> bool:
+        """Evaluate a token with a draft behind it, or find it evaluated; False for no draft."""
+        if self._ahead and self._ahead[-1] == token:
+            self._ahead.pop()
+            self._row += 1
+            drafter.accept()
+            return True
+        self._take_back()
+        self._row = -1
+        limit = min(self.draft_limit, self._size - len(self._held) - 1)
+        draft = drafter.propose(self._held, token, limit)
+        if not draft:
+            return False
+        batch = marked_batch([token, *draft], [True] * (1 + len(draft)))
+        check_evaluated(self._model.path, self._native.llama_decode(self._context, batch))
+        self._ahead = list(draft[::-1])
+        self._row = 0
+        return True
+
+    def _take_back(self) -> None:
+        """Remove what is left of a draft from the cache."""
+        if self._ahead:
+            self._native.llama_memory_seq_rm(self._memory, 0, len(self._held), -1)
+            self._ahead = []
+
     def _keep(self, tokens: Sequence[int]) -> int:
         """Drop what is in the cache beyond the common prefix; gives the prefix's length.
 
@@ -218,6 +257,7 @@ class LlamaCppContext:
             native.llama_memory_clear(self._memory, False)
             common = 0
         del self._held[common:]
+        self._ahead, self._row = [], -1
         return common
 
     def _free_chain(self) -> None:

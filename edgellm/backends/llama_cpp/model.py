@@ -192,9 +192,21 @@ class LlamaCppModel:
         """Give a token as the vocabulary writes it."""
         return self._text(token)
 
-    def open_context(self, size: int, cache_type: str = "f16") -> LlamaCppContext:
+    @property
+    def batches_pay(self) -> bool:
+        """Whether a few tokens in one batch take much less time than one by one."""
+        return True
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether it keeps a state that cannot be cut back to fewer tokens."""
+        native, handle = self.native, self.handle
+        kinds = (native.llama_model_is_recurrent, native.llama_model_is_hybrid)
+        return any(kind(handle) for kind in kinds)
+
+    def open_context(self, size: int, cache_type: str = "f16", drafts: int = 0) -> LlamaCppContext:
         """Make a context; see `edgellm.backends.base.Model.open_context`."""
-        return LlamaCppContext(self, size, cache_type)
+        return LlamaCppContext(self, size, cache_type, drafts)
 
     def piece(self, token: int) -> bytes | None:
         """Give the bytes of a token and remember them; None for one that ends the text."""

@@ -57,6 +57,12 @@ class Caches:
         """Forget everything."""
         self.layers = self._make()
 
+    @property
+    def trimmable(self) -> bool:
+        """Whether any tokens at the end can be dropped, however long the text is."""
+        kinds = {self._kind(layer) for layer in self._example}
+        return kinds <= {"KVCache", "QuantizedKVCache"}
+
     def cut(self, held: int, count: int) -> bool:
         """Drop what comes after the first `count` of `held` tokens; False where that is impossible.
 

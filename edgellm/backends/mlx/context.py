@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgellm.backends.base import CancelledError, Constraint, Sampling
+from edgellm.backends.base import CancelledError, Constraint, Drafter, Sampling
 from edgellm.backends.mlx.caches import Caches
 from edgellm.backends.mlx.device import on_cpu
 from edgellm.backends.mlx.library import CLOSED, sentence
@@ -28,7 +28,7 @@ CHUNK, CPU_CHUNK = 512, 32
 class MLXContext:
     """See `edgellm.backends.base.Context`."""
 
-    def __init__(self, model: MLXModel, size: int, cache_type: str) -> None:
+    def __init__(self, model: MLXModel, size: int, cache_type: str, drafts: int = 0) -> None:
         loaded = model.loaded
         self._native = loaded.native
         self._module: Any = loaded.model
@@ -48,11 +48,16 @@ class MLXContext:
         self._chunk = CPU_CHUNK if on_cpu() else CHUNK
         self._held: list[int] = []  # the tokens whose keys and values are in the cache
         self._whole = True  # whether the cache holds these and nothing of a broken evaluation
-        self._sampled: int | None = None  # sampled, but not evaluated yet
+        self.draft_limit = drafts if self._caches.trimmable else 0
+        self.sampled: int | None = None  # not evaluated yet, or as the first of `_ahead`
+        self._drafter: Drafter | None = None
+        # What is left of a draft, the next token last: it is in the cache behind `_held`.
+        self._ahead: list[int] = []
+        self._row = 0  # of the logits: the token after which is sampled
         self._constraint: Constraint | None = None
         self._drawn_under: Constraint | None = None  # what takes the sampled token
         self._sampler: Any = None
-        self._logits: Any = None  # after the last token: (vocabulary,)
+        self._logits: Any = None  # after the last token, and those of a draft: (some, vocabulary)
         self._pieces: dict[int, bytes | None] = {}
 
     @property
@@ -75,18 +80,19 @@ class MLXContext:
             # mlx reads what lies there in memory
             raise BackendError(f"{self._path}: the prompt has a token beyond the vocabulary")
         self.prefills += 1
-        self._sampled = None
-        self._constraint = None
+        self.sampled = None
+        self._constraint = self._drafter = None
         kept = self._keep(tokens)
         last = len(tokens) - 1
         for start in range(kept, last, self._chunk):
             if cancelled():
                 raise CancelledError
-            self._evaluate(tokens[start : min(start + self._chunk, last)])
+            self._evaluate(tokens[start : min(start + self._chunk, last)], outputs=False)
         if cancelled():
             raise CancelledError
         # Logits are computed of the last token alone: a big vocabulary costs much.
         self._logits = self._evaluate(tokens[last:])
+        self._row = 0
         self._sampler = self._make_sampler(sampling, tokens)
         return kept
 
@@ -94,24 +100,30 @@ class MLXContext:
         """Sample under a constraint; see `edgellm.backends.base.Context.constrain`."""
         self._constraint = constraint
 
+    def speculate(self, drafter: Drafter) -> None:
+        """Evaluate drafts too; see `edgellm.backends.base.Context.speculate`."""
+        if self.draft_limit:
+            drafter.begin(self._held)
+            self._drafter = drafter
+
     def next_piece(self) -> bytes | None:
         """Sample one token; the one before it is evaluated first."""
-        if self._sampled is not None:
+        if self.sampled is not None:
             if len(self._held) >= self._size:
                 raise BackendError(f"the context of {self._size} tokens is full")
-            token, self._sampled = self._sampled, None
-            self._logits = self._evaluate([token])
+            token, self.sampled = self.sampled, None
+            self._advance(token)
             if self._drawn_under is not None:
                 self._drawn_under.take(token)
         if self._logits is None:
             raise BackendError("there is no prompt to continue")
         constraint = self._drawn_under = self._constraint
-        logits = np.array(self._logits)
+        logits = np.array(self._logits[self._row])
         if constraint is not None:
             if constraint.complete:
                 return None
             logits[~constraint.mask()] = -np.inf
-        self._sampled = token = self._sampler.choose(logits)
+        self.sampled = token = self._sampler.choose(logits)
         if token not in self._pieces:
             self._pieces[token] = self._tokenizer.piece(token)
         return self._pieces[token]
@@ -122,10 +134,10 @@ class MLXContext:
             return
         self._scales = tuple(scales)
         self.prefills += 1
-        self._sampled = self._logits = None
+        self.sampled = self._logits = None
         self._caches.reset()
         self._whole = True
-        self._held = []
+        self._held, self._ahead = [], []
 
     @property
     def state_size(self) -> int:
@@ -134,31 +146,58 @@ class MLXContext:
 
     def save_state(self, path: Path) -> None:
         """Write keys and values; see `edgellm.backends.base.Context.save_state`."""
+        self._take_back()
         self._caches.save(path, len(self._held))
 
     def load_state(self, path: Path, tokens: Sequence[int]) -> None:
         """Take keys and values; see `edgellm.backends.base.Context.load_state`."""
         self.prefills += 1
-        self._sampled = self._logits = None
-        self._held = []
+        self.sampled = self._logits = None
+        self._held, self._ahead = [], []
         self._caches.load(path, len(tokens))
         self._whole = True
         self._held = list(tokens)
 
     def close(self) -> None:
         """Free the memory; closing twice does nothing."""
-        self._caches = self._module = self._adapters = self._sampler = self._logits = CLOSED
-        self._sampled = None
+        self._caches = self._module = self._adapters = self._sampler = CLOSED
+        self._logits = [CLOSED]
+        self._row, self.sampled = 0, None
 
-    def _evaluate(self, tokens: Sequence[int]) -> Any:
-        """Evaluate tokens; gives the logits after the last one, float32 (vocabulary,), if one."""
+    def _advance(self, token: int) -> None:
+        """Make the logits after a token, and after those of a new draft behind it, be there."""
+        if self._ahead and self._ahead[-1] == token and self._drafter is not None:
+            self._ahead.pop()
+            self._held.append(token)
+            self._row += 1
+            self._drafter.accept()
+            return
+        self._take_back()
+        draft: Sequence[int] = ()
+        if self._drafter is not None:
+            limit = min(self.draft_limit, self._size - len(self._held) - 1)
+            draft = self._drafter.propose(self._held, token, limit)
+        self._logits = self._evaluate([token, *draft])
+        self._row = 0
+        if draft:
+            del self._held[-len(draft) :]
+            self._ahead = list(draft[::-1])
+
+    def _take_back(self) -> None:
+        """Remove what is left of a draft from the cache."""
+        if self._ahead:
+            held = len(self._held)
+            self._caches.cut(held + len(self._ahead), held)
+            self._ahead = []
+
+    def _evaluate(self, tokens: Sequence[int], *, outputs: bool = True) -> Any:
+        """Evaluate tokens; gives the logits after each, float32 (tokens, vocabulary), if asked."""
         mx = self._native.core
         self._whole = False
         self._adapters.use(self._scales)  # another context may have used others
         try:
             logits = self._module(mx.array([list(tokens)]), cache=self._caches.layers)
-            # Of several tokens nobody asks for logits, so that they are not computed.
-            found = logits[0, -1].astype(mx.float32) if len(tokens) == 1 else None
+            found = logits[0].astype(mx.float32) if outputs else None  # else not computed
             mx.eval(found, self._caches.computed())
         except (RuntimeError, ValueError, MemoryError) as error:
             raise BackendError(
@@ -179,9 +218,10 @@ class MLXContext:
                 break
             common += 1
         # Ctrl-C may have stopped an evaluation in the middle of the layers.
-        if not self._whole or not self._caches.cut(len(self._held), common):
+        if not self._whole or not self._caches.cut(len(self._held) + len(self._ahead), common):
             self._caches.reset()
             self._whole = True
             common = 0
+        self._ahead = []
         del self._held[common:]
         return common

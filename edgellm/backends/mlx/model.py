@@ -63,6 +63,11 @@ class MLXModel:
         return None
 
     @property
+    def batches_pay(self) -> bool:
+        """Whether a few tokens in one batch take much less time than one by one."""
+        return not on_cpu()
+
+    @property
     def chat_template(self) -> str | None:
         """Its own Jinja chat template; None if it has none."""
         template: str | None = self.tokenizer.chat_template
@@ -108,9 +113,9 @@ class MLXModel:
         """Give the bytes of a token; see `edgellm.backends.base.Tokenizer.token_bytes`."""
         return bytes(self.tokenizer.token_bytes(token))
 
-    def open_context(self, size: int, cache_type: str = "f16") -> MLXContext:
+    def open_context(self, size: int, cache_type: str = "f16", drafts: int = 0) -> MLXContext:
         """Make a context; see `edgellm.backends.base.Model.open_context`."""
-        return MLXContext(self, size, cache_type)
+        return MLXContext(self, size, cache_type, drafts)
 
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler:
         """Make what chooses the tokens of one text behind a prompt."""
