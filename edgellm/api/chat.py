@@ -17,8 +17,16 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from edgellm.api.adapters import Lora, lora_pairs, with_adapters
 from edgellm.api.draft import DraftModel
-from edgellm.api.fit import accelerators_for, checked_needs, fitted, placed
-from edgellm.backends.base import CACHE_TYPES, Context, Drafter, LoadOptions, Model, select
+from edgellm.api.fit import accelerators_for, check_branches, checked_needs, fitted, placed
+from edgellm.backends.base import (
+    CACHE_TYPES,
+    Branches,
+    Context,
+    Drafter,
+    LoadOptions,
+    Model,
+    select,
+)
 from edgellm.device.fit import Needs
 from edgellm.errors import TemplateError, UsageError
 from edgellm.generate.cached import MIN_TOKENS, CachedContext, open_cache
@@ -35,6 +43,7 @@ from edgellm.generate.window import ChatPrompt
 from edgellm.models.adapter import Adapter, check_scale, prepare_adapters
 
 if TYPE_CHECKING:
+    from edgellm.api.samples import AskFields, Beams, Best, Samples
     from edgellm.generate.conversation import Conversation
 
 __all__ = ["LoadedModel", "chat", "load"]
@@ -131,6 +140,7 @@ class LoadedModel:
         name: what the caller called it.
         backend: the name of the backend that runs it.
         cache_type: how its contexts keep keys and values.
+        fit: whether what does not fit in memory is refused.
         context_limit: the most tokens of prompt and answer together.
         choice: how that was chosen.
         devices: the accelerators that layers are put on.
@@ -169,6 +179,7 @@ class LoadedModel:
         self.backend = chosen.name
         self.cache_type = cache_type
         self._adapters = options.adapters
+        self.fit = fit
         self._chosen = chosen
         self._prompt_cache = prompt_cache
         self._context: Context | None = None
@@ -294,6 +305,25 @@ class LoadedModel:
         given = self._given_template
         return self._model.chat_template if given is None else given
 
+    @property
+    def template(self) -> ChatTemplate:
+        """The chat template, ready to render.
+
+        Raises:
+            TemplateError: there is none, or it is malformed.
+        """
+        if self._template is None:
+            source = self.template_source
+            if source is None:
+                raise TemplateError(
+                    f"{self.name} has no chat template: it continues texts and knows no turns",
+                    hint="complete() continues a text; `edgellm run` does so by itself",
+                )
+            self._template = ChatTemplate(
+                source, bos=self._model.bos_text, eos=self._model.eos_text
+            )
+        return self._template
+
     def stream(
         self,
         prompt: str | Sequence[Message],
@@ -343,7 +373,7 @@ class LoadedModel:
             messages.append(Message(newest.role, content + document))
         if system:
             messages.insert(0, Message("system", system))
-        template = self._require_template()
+        template = self.template
         options = GenerateOptions.of(options, **fields)
         render = renderer(self._model, template)
         view = View.of(messages, keep=keep)
@@ -425,6 +455,79 @@ class LoadedModel:
             drafter=self._drafter(options),
         )
 
+    def samples(
+        self,
+        prompt: str | Sequence[Message],
+        n: int,
+        *,
+        vote: str | None = None,
+        best: Best | None = None,
+        judge: LoadedModel | None = None,
+        **fields: Unpack[AskFields],
+    ) -> Samples:
+        """Answer a prompt several times, all at once; the prompt is evaluated once.
+
+        The answer at place i is what `stream` writes with the seed + i, as far as the backend
+        rounds a batch as it rounds one text. Each has at most `max_tokens` tokens, or 512 where
+        that is negative.
+
+        Args:
+            prompt: a text, or messages.
+            n: how many answers, up to 128.
+            vote: how an answer is taken out of each text, so that the majority's is chosen: "auto",
+                "number", "boxed", "text", "choice:A,B,C", or a regular expression.
+            best: "likelihood" chooses the answer whose tokens are likeliest on average, "judge" the
+                one that a model finds right with the greatest probability.
+            judge: that model; None takes this one.
+            fields: see `AskFields`, and fields of `options` that are other ones.
+
+        Raises:
+            UsageError: a value out of its range, or choices that exclude each other.
+            ContextOverflowError: no answer fits behind the prompt.
+            DoesNotFitError: memory does not hold so many answers of that length.
+            TemplateError, BackendError: as for `stream`.
+        """
+        from edgellm.api.samples import samples
+
+        return samples(self, prompt, n, vote=vote, best=best, judge=judge, **fields)
+
+    def beams(
+        self,
+        prompt: str | Sequence[Message],
+        n: int,
+        *,
+        length_penalty: float = 1.0,
+        **fields: Unpack[AskFields],
+    ) -> Beams:
+        """Search the likeliest answers with `n` beams; nothing is drawn by chance.
+
+        Args:
+            prompt: a text, or messages.
+            n: how many texts are followed at once, up to 128.
+            length_penalty: an answer's score is its log-probability over its length to the power of
+                this: above 0 longer ones are favoured, below it shorter ones.
+            fields: as for `samples`; of the sampling nothing counts.
+
+        Raises: as `samples`.
+        """
+        from edgellm.api.samples import beams
+
+        return beams(self, prompt, n, length_penalty=length_penalty, **fields)
+
+    def open_branches(self, prompt: int, answer: int, count: int) -> Branches:
+        """Make room for a prompt of so many tokens and `count` answers, what `samples` stands on.
+
+        Raises:
+            DoesNotFitError: memory does not hold them, and `fit`.
+            BackendError: the backend failed, or cannot keep several texts of this model.
+        """
+        model = self._model
+        if self.fit:
+            check_branches(self, model.branch_tokens(prompt, answer, count), count)
+        branches = model.open_branches(prompt, answer, count, self.cache_type)
+        branches.adapt([adapter.scale for adapter in self._adapters])
+        return branches
+
     def conversation(
         self,
         *,
@@ -449,7 +552,7 @@ class LoadedModel:
         """
         from edgellm.generate.conversation import Conversation
 
-        template = self._require_template() if self.has_template else None
+        template = self.template if self.has_template else None
         usual: Policy = "error" if template is None else "summarize"
         return Conversation(
             self._model,
@@ -480,7 +583,7 @@ class LoadedModel:
             TemplateError: the model has no chat template, or it refuses the messages.
         """
         messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
-        return len(chat_tokens(self._model, self._require_template(), messages))
+        return len(chat_tokens(self._model, self.template, messages))
 
     def close(self) -> None:
         """Free the memory; closing twice does nothing."""
@@ -547,16 +650,3 @@ class LoadedModel:
             self._context.close()
             self._restored = self.restored_tokens
             self._context = self._cached = None
-
-    def _require_template(self) -> ChatTemplate:
-        if self._template is None:
-            source = self.template_source
-            if source is None:
-                raise TemplateError(
-                    f"{self.name} has no chat template: it continues texts and knows no turns",
-                    hint="complete() continues a text; `edgellm run` does so by itself",
-                )
-            self._template = ChatTemplate(
-                source, bos=self._model.bos_text, eos=self._model.eos_text
-            )
-        return self._template

@@ -11,12 +11,20 @@ from edgellm.backends.base import Accelerator, Backend, LoadOptions, get_backend
 from edgellm.device.fit import DEFAULT_CONTEXT, Choice, Needs, choose_context, layers_that_fit
 from edgellm.device.memory import Runtime, folder_metadata
 from edgellm.device.profiles import THIS, get_profile
-from edgellm.errors import BackendError
+from edgellm.errors import BackendError, DoesNotFitError
 
 if TYPE_CHECKING:
+    from edgellm.api.chat import LoadedModel
     from edgellm_converters.checkpoints.gguf_header import GGUFHeader
 
-__all__ = ["accelerators_for", "checked_needs", "fitted", "needs_of_header", "placed"]
+__all__ = [
+    "accelerators_for",
+    "check_branches",
+    "checked_needs",
+    "fitted",
+    "needs_of_header",
+    "placed",
+]
 
 
 def needs_of_header(header: GGUFHeader) -> Needs:
@@ -79,6 +87,35 @@ def fitted(
         return choose_context(needs, available, wanted=context, cache=cache_type, name=name)
     usual = context or min(needs.trained_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
     return Choice(usual, usual, needs.demand(Runtime(usual, cache_type)), available)
+
+
+def check_branches(loaded: LoadedModel, tokens: int, count: int) -> None:
+    """Refuse several texts at once that do not fit, beside a model that is in memory already.
+
+    Args:
+        loaded: the model.
+        tokens: of which keys and values are kept.
+        count: how many texts.
+
+    Raises:
+        DoesNotFitError: the memory that is free does not hold them.
+    """
+    try:
+        available = get_profile(THIS).available
+    except BackendError:  # the system does not say
+        return
+    available += sum(device.memory_free for device in loaded.devices if not device.unified)
+    demand = loaded.needs.demand(Runtime(tokens, loaded.cache_type))
+    if demand is None:
+        return
+    logits = 4 * 2 * count * loaded.model.vocabulary_size
+    needed = demand.cache + demand.compute + logits
+    if needed > available:
+        raise DoesNotFitError(
+            f"{count} answers at once keep {tokens} tokens, which takes {needed / 1e6:.0f} MB of "
+            f"memory, and {available / 1e6:.0f} MB are free",
+            hint="fewer answers, or shorter ones (-n), need less, and so does --cache-type q8_0",
+        )
 
 
 def accelerators_for(backend: Backend, options: LoadOptions) -> tuple[Accelerator, ...]:

@@ -30,7 +30,9 @@ __all__ = [
     "SEED_LIMIT",
     "Accelerator",
     "Backend",
+    "Branches",
     "CancelledError",
+    "Chooser",
     "Constraint",
     "Context",
     "Drafter",
@@ -272,6 +274,74 @@ class Context(Protocol):
         """Free the memory; closing twice does nothing."""
 
 
+class Chooser(Protocol):
+    """What chooses the tokens of one text among branches."""
+
+    def choose(self, branch: int, mask: npt.NDArray[np.bool_] | None = None) -> int:
+        """Choose the token that follows a branch, among those of a mask (vocabulary,).
+
+        The branch's number may change from token to token.
+
+        Raises:
+            BackendError: the model gives logits that are no numbers.
+        """
+
+
+class Branches(Protocol):
+    """Continuations of one prompt that are evaluated together, the prompt once for all.
+
+    They are numbered from 0, and each has been given as many tokens as the others. A step rounds
+    otherwise than a context with one text, so that a text can differ from that of a context where
+    two tokens are almost equally likely.
+    """
+
+    @property
+    def count(self) -> int:
+        """How many there are: none before a prompt, one behind it, then as many as were kept."""
+
+    def prefill(self, tokens: Sequence[int], cancelled: Callable[[], bool]) -> None:
+        """Forget all, and evaluate a prompt: one branch follows it.
+
+        Raises:
+            CancelledError: `cancelled` gave True.
+            BackendError: the backend failed.
+        """
+
+    def adapt(self, scales: Sequence[float]) -> None:
+        """Let each of the adapters that the model was loaded with count so many times.
+
+        All branches are forgotten.
+        """
+
+    def keep(self, parents: Sequence[int]) -> None:
+        """Let copies of these branches stand in place of all, numbered in this order.
+
+        One that is named twice is split, one that is not named is dropped.
+
+        Raises:
+            BackendError: there is no room for as many.
+        """
+
+    def step(self, tokens: Sequence[int]) -> None:
+        """Evaluate one token behind each branch.
+
+        Raises:
+            BackendError: the backend failed, or it is full.
+        """
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """Give the logits of what follows each, (count, vocabulary).
+
+        Those of tokens that the model never writes are -inf.
+        """
+
+    def chooser(self, sampling: Sampling) -> Chooser:
+        """Make what chooses the tokens of a text that begins behind the prompt."""
+
+    def close(self) -> None:
+        """Free the memory; closing twice does nothing."""
+
+
 class Tokenizer(Protocol):
     """From texts to a model's tokens, and what its chat template needs."""
 
@@ -352,6 +422,25 @@ class Model(Tokenizer, Protocol):
         Raises:
             DoesNotFitError: there is not enough memory.
             BackendError: the backend failed, or cannot keep this model's cache in that type.
+        """
+
+    def branch_tokens(self, prompt: int, answer: int, count: int) -> int:
+        """Give of how many tokens `open_branches` keeps keys and values."""
+
+    def open_branches(
+        self, prompt: int, answer: int, count: int, cache_type: str = "f16"
+    ) -> Branches:
+        """Make room for a prompt and so many continuations, each of so many tokens.
+
+        Raises:
+            DoesNotFitError: there is not enough memory.
+            BackendError: the backend failed, or cannot keep this model's cache in that type.
+        """
+
+    def piece(self, token: int) -> bytes | None:
+        """Give the bytes of a token in a text; None for one that ends the text.
+
+        Empty for a control token, and perhaps only a part of a UTF-8 character.
         """
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from edgellm.cli.generation import (
 from edgellm.cli.model_options import generate_options, generation_options, given_model
 from edgellm.cli.options import SectionedCommand, json_option, option
 from edgellm.cli.pull import offer_to_pull
+from edgellm.cli.several import answer_several, check_several, several_options
 
 if TYPE_CHECKING:
     from edgellm.api.chat import LoadedModel
@@ -41,6 +42,7 @@ NOT_WHOLE = 7  # as other checks that did not hold
     help="Continue the prompt as it stands, without the chat template; "
     "the texts of control tokens in it count as these tokens.",
 )
+@several_options
 @json_option
 def command(words: tuple[str, ...], raw: bool, as_json: bool, **values: Any) -> int:
     """Write one answer to stdout.
@@ -57,6 +59,12 @@ def command(words: tuple[str, ...], raw: bool, as_json: bool, **values: Any) -> 
     does; otherwise it is the prompt for the default model. `-m` and `-p` leave nothing to guess.
 
     A model without a chat template continues the prompt as it stands.
+
+    With --samples or --beams several answers are written at once, and the prompt is read once:
+
+    \b
+    edgellm run "What is 17 + 25?" --samples 15 --vote
+    edgellm run "Write a slogan for tea." --samples 5 --best judge
     """
     model, prompt = choose_model_and_prompt(words, given_model(), values["prompt"])
     text, piped = with_stdin(prompt)
@@ -118,7 +126,13 @@ def answer(
     options = generate_options(values)
     prepare_stdout()
     offer_to_pull(model)
+    check_several(values)
     with cancel_on_interrupt() as cancel, load_model(model, values, cancel.is_set) as loaded:
+        if values["samples"] is not None or values["beams"] is not None:
+            prompt = text if piped is None else f"{text}\n\n{piped}"
+            return answer_several(
+                loaded, prompt, values, options, raw=raw, cancel=cancel, as_json=as_json
+            )
         generation = _begin(loaded, text, piped, values, options, raw, cancel)
         result = write_answer(loaded, generation, as_json=as_json)
         if result.finish_reason == "context":

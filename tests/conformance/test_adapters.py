@@ -223,3 +223,18 @@ def test_a_state_of_another_adapter_is_never_used(places):
         before = model.restored_tokens
         model.complete(text, options=options, on_overflow="shift").read()
         assert model.restored_tokens == before
+
+
+def test_several_answers_are_written_with_the_adapters(places):
+    warm = Sampling(temperature=1.5, seed=4)
+    with edgellm.load(
+        places.path, backend=places.subject.name, lora=[(places.first, 2.0)]
+    ) as loaded:
+        texts = {}
+        for scale in (2.0, 0.0, -1.5):
+            loaded.adapt({loaded.adapters[0].name: scale})
+            found = loaded.samples("the cat", 2, sampling=warm, max_tokens=9, raw=True)
+            one = loaded.complete("the cat", special=True, sampling=warm, max_tokens=9).read()
+            texts[scale] = found.candidates[0].sample.text
+            assert texts[scale] == one.text
+    assert len({*texts.values()}) == 3

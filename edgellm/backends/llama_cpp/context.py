@@ -19,13 +19,51 @@ from edgellm.errors import BackendError
 if TYPE_CHECKING:
     from edgellm.backends.llama_cpp.model import LlamaCppModel
 
-__all__ = ["ABORTED", "PADDING", "LlamaCppContext"]
+__all__ = ["ABORTED", "PADDING", "LlamaCppContext", "open_native"]
 
 # Positions are padded to this by llama.cpp itself.
 PADDING = 256
 NO_FLASH_ATTENTION = 0  # llama_flash_attn_type
 CACHE_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml_type
 ABORTED = 2  # what llama_decode gives when the abort callback said so
+
+
+def open_native(
+    model: LlamaCppModel, size: int, cache_type: str, *, outputs: int, sequences: int = 1
+) -> Any:
+    """Make a context of llama.cpp for `size` tokens in all, of so many texts; gives its handle.
+
+    Logits are there of `outputs` tokens at a time alone: a big vocabulary costs much.
+
+    Raises:
+        DoesNotFitError: there is not enough memory.
+        BackendError: llama.cpp fails, or cannot keep this model's cache in that type.
+    """
+    params = model.native.llama_context_default_params()
+    params.n_ctx = -(-size // PADDING) * PADDING
+    params.n_seq_max = sequences
+    params.kv_unified = True  # texts with a common beginning share it
+    params.swa_full = True  # without, a sliding window forgets what going back relies on
+    params.n_outputs_max = outputs
+    params.type_k = params.type_v = CACHE_TYPES[cache_type]
+    params.n_threads = params.n_threads_batch = model.threads
+    batch = scores_batch(*model.head, Runtime(size, cache_type, offloaded=model.offloaded))
+    if batch is not None:
+        params.flash_attn_type = NO_FLASH_ATTENTION
+        params.n_ubatch = batch
+    try:
+        return make_context(
+            model.path, model.handle, params, size, "a smaller --ctx needs less memory"
+        )
+    except BackendError as error:
+        if cache_type == "f16":
+            raise
+        # Heads that are no multiple of a block of 32, or an attention without a kernel for it.
+        raise BackendError(
+            f"{model.path}: llama.cpp's cache of this model cannot be kept as {cache_type}: "
+            f"{log.reason()}",
+            hint="--cache-type f16 suits every model",
+        ) from error
 
 
 class LlamaCppContext:
@@ -38,35 +76,12 @@ class LlamaCppContext:
         self._chain: Any = None
         self._context: Any = None
         self.prefills = 0
-        params = native.llama_context_default_params()
-        params.n_ctx = -(-size // PADDING) * PADDING
-        params.swa_full = True  # without, a sliding window forgets what `_keep` relies on
-        # Logits of the last token alone, and of drafts: a big vocabulary costs much.
         self.draft_limit = 0 if model.recurrent else drafts
-        params.n_outputs_max = 1 + self.draft_limit
-        params.type_k = params.type_v = CACHE_TYPES[cache_type]
-        params.n_threads = params.n_threads_batch = model.threads
-        batch = scores_batch(*model.head, Runtime(size, cache_type, offloaded=model.offloaded))
-        if batch is not None:
-            params.flash_attn_type = NO_FLASH_ATTENTION
-            params.n_ubatch = batch
-        try:
-            self._context = make_context(
-                model.path, model.handle, params, size, "a smaller --ctx needs less memory"
-            )
-        except BackendError as error:
-            if cache_type == "f16":
-                raise
-            # Heads that are no multiple of a block of 32, or an attention without a kernel for it.
-            raise BackendError(
-                f"{model.path}: llama.cpp's cache of this model cannot be kept as {cache_type}: "
-                f"{log.reason()}",
-                hint="--cache-type f16 suits every model",
-            ) from error
+        self._context = open_native(model, size, cache_type, outputs=1 + self.draft_limit)
         self._scales = model.scales
         use_adapters(self._context, model.adapters, self._scales)
         self._memory = native.llama_get_memory(self._context)
-        self._chunk = min(native.llama_n_batch(self._context), params.n_ctx)
+        self._chunk = min(native.llama_n_batch(self._context), size)
         self._held: list[int] = []  # the tokens whose keys and values are in the cache
         # One batch of one token, used again for each: the token, and the struct that points to it.
         self._token = (ctypes.c_int32 * 1)()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from edgellm.backends.base import LoadOptions
 from edgellm.backends.llama_cpp.adapters import load_adapter
+from edgellm.backends.llama_cpp.branches import LlamaCppBranches
 from edgellm.backends.llama_cpp.calls import load_model
 from edgellm.backends.llama_cpp.context import LlamaCppContext
 from edgellm.backends.llama_cpp.library import CLOSED, library
@@ -207,6 +208,17 @@ class LlamaCppModel:
     def open_context(self, size: int, cache_type: str = "f16", drafts: int = 0) -> LlamaCppContext:
         """Make a context; see `edgellm.backends.base.Model.open_context`."""
         return LlamaCppContext(self, size, cache_type, drafts)
+
+    def branch_tokens(self, prompt: int, answer: int, count: int) -> int:
+        """Give how many tokens are kept; see `edgellm.backends.base.Model.branch_tokens`."""
+        return prompt + count * answer
+
+    def open_branches(
+        self, prompt: int, answer: int, count: int, cache_type: str = "f16"
+    ) -> LlamaCppBranches:
+        """Make room for branches; see `edgellm.backends.base.Model.open_branches`."""
+        size = self.branch_tokens(prompt, answer, count)
+        return LlamaCppBranches(self, size, count, cache_type)
 
     def piece(self, token: int) -> bytes | None:
         """Give the bytes of a token and remember them; None for one that ends the text."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgellm.backends.base import Sampling
 
-__all__ = ["make_chain", "sample_allowed"]
+__all__ = ["make_chain", "sample_allowed", "suppressed_tokens"]
 
 RANKS = 100  # of which Mirostat 1 estimates how probabilities fall, as in llama.cpp's own tools
 # llama_token_data
@@ -31,14 +31,13 @@ def make_chain(library: Any, vocab: Any, sampling: Sampling) -> Any:
     def add(sampler: Any) -> None:
         library.llama_sampler_chain_add(chain, sampler)
 
-    suppressed = ctypes.c_int32(0)
-    tokens = library.llama_vocab_get_suppress_tokens(vocab, ctypes.byref(suppressed))
-    if suppressed.value > 0 and tokens:
-        biases = (library.llama_logit_bias * suppressed.value)()
-        for index in range(suppressed.value):
-            biases[index].token = tokens[index]
+    suppressed = suppressed_tokens(library, vocab)
+    if suppressed:
+        biases = (library.llama_logit_bias * len(suppressed))()
+        for index, token in enumerate(suppressed):
+            biases[index].token = token
             biases[index].bias = -math.inf
-        add(library.llama_sampler_init_logit_bias(n_vocab, suppressed.value, biases))
+        add(library.llama_sampler_init_logit_bias(n_vocab, len(suppressed), biases))
     # Greedy choice goes before Mirostat, which divides by the probability 0 there.
     mirostat = sampling.mirostat if sampling.temperature > 0 else 0
     if mirostat:
@@ -87,6 +86,13 @@ def make_chain(library: Any, vocab: Any, sampling: Sampling) -> Any:
     add(library.llama_sampler_init_temp(sampling.temperature))
     add(library.llama_sampler_init_dist(sampling.seed))
     return chain
+
+
+def suppressed_tokens(library: Any, vocab: Any) -> list[int]:
+    """List the tokens that a model never writes."""
+    count = ctypes.c_int32(0)
+    tokens = library.llama_vocab_get_suppress_tokens(vocab, ctypes.byref(count))
+    return [tokens[index] for index in range(count.value)] if tokens else []
 
 
 def sample_allowed(library: Any, chain: Any, logits: Any, mask: npt.NDArray[np.bool_]) -> int:

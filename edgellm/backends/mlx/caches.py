@@ -76,6 +76,28 @@ class Caches:
             layer.trim(held - count)
         return True
 
+    def select(self, rows: Sequence[int]) -> None:
+        """Let copies of these rows of the batch stand in place of all.
+
+        Raises:
+            BackendError: what a layer keeps is of a kind that has no rows.
+        """
+        index = self._native.core.array(list(rows))
+        for layer in self.layers:
+            if self._kind(layer) == "ArraysCache":
+                layer.cache = [None if array is None else array[index] for array in layer.cache]
+            elif self._kind(layer) in ("KVCache", "QuantizedKVCache"):
+                for side in ("keys", "values"):
+                    arrays = getattr(layer, side)
+                    if isinstance(arrays, tuple | list):
+                        setattr(layer, side, tuple(array[index] for array in arrays))
+                    elif arrays is not None:
+                        setattr(layer, side, arrays[index])
+            else:
+                raise BackendError(
+                    f"MLX's {self._kind(layer)} of this model cannot hold several texts"
+                )
+
     def nbytes(self, size: int) -> int:
         """Give the bytes that `size` tokens take."""
         cells = -(-size // STEP) * STEP

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgellm.backends.base import Sampling
 from edgellm.backends.mlx.adapters import Adapters
+from edgellm.backends.mlx.branches import MLXBranches
 from edgellm.backends.mlx.context import MLXContext
 from edgellm.backends.mlx.device import on_cpu
 from edgellm.backends.mlx.dry import Breakers, breaker_tokens
@@ -38,6 +39,7 @@ class MLXModel:
         exact = self.loaded.native.core.float32 if on_cpu() else None
         self.adapters: Any = Adapters(self.loaded.native, self.loaded.model, given, exact)
         self.tokenizer: Any = FolderTokenizer(path)
+        self._pieces: dict[int, bytes | None] = {}
         self._breakers: dict[tuple[str, ...], Breakers] = {}  # of the last texts
 
     @property
@@ -116,6 +118,22 @@ class MLXModel:
     def open_context(self, size: int, cache_type: str = "f16", drafts: int = 0) -> MLXContext:
         """Make a context; see `edgellm.backends.base.Model.open_context`."""
         return MLXContext(self, size, cache_type, drafts)
+
+    def branch_tokens(self, prompt: int, answer: int, count: int) -> int:
+        """Give how many tokens are kept; see `edgellm.backends.base.Model.branch_tokens`."""
+        return count * (prompt + answer)
+
+    def open_branches(
+        self, prompt: int, answer: int, count: int, cache_type: str = "f16"
+    ) -> MLXBranches:
+        """Make room for branches; see `edgellm.backends.base.Model.open_branches`."""
+        return MLXBranches(self, prompt + answer, count, cache_type)
+
+    def piece(self, token: int) -> bytes | None:
+        """Give the bytes of a token in a text; None for one that ends the text."""
+        if token not in self._pieces:
+            self._pieces[token] = self.tokenizer.piece(token)
+        return self._pieces[token]
 
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler:
         """Make what chooses the tokens of one text behind a prompt."""
