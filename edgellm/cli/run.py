@@ -21,7 +21,7 @@ from edgellm.cli.generation import (
 from edgellm.cli.model_options import generate_options, generation_options, given_model
 from edgellm.cli.options import SectionedCommand, json_option, option
 from edgellm.cli.pull import offer_to_pull
-from edgellm.cli.several import answer_several, check_several, several_options
+from edgellm.cli.several import answer_several, check_several, several, several_options
 
 if TYPE_CHECKING:
     from edgellm.api.chat import LoadedModel
@@ -66,6 +66,7 @@ def command(words: tuple[str, ...], raw: bool, as_json: bool, **values: Any) -> 
     edgellm run "What is 17 + 25?" --samples 15 --vote
     edgellm run "Write a slogan for tea." --samples 5 --best judge
     """
+    check_several(values)
     model, prompt = choose_model_and_prompt(words, given_model(), values["prompt"])
     text, piped = with_stdin(prompt)
     if text is None:
@@ -126,9 +127,8 @@ def answer(
     options = generate_options(values)
     prepare_stdout()
     offer_to_pull(model)
-    check_several(values)
     with cancel_on_interrupt() as cancel, load_model(model, values, cancel.is_set) as loaded:
-        if values["samples"] is not None or values["beams"] is not None:
+        if several(values):
             prompt = text if piped is None else f"{text}\n\n{piped}"
             return answer_several(
                 loaded, prompt, values, options, raw=raw, cancel=cancel, as_json=as_json

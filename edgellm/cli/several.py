@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgellm.api.samples import AskFields, Beams, Samples
     from edgellm.generate.engine import GenerateOptions
 
-__all__ = ["answer_several", "check_several", "several_options"]
+__all__ = ["answer_several", "check_several", "several", "several_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 INTERRUPTED = 130
@@ -54,6 +54,11 @@ def several_options(function: F) -> F:
     return function
 
 
+def several(values: dict[str, Any]) -> bool:
+    """Tell whether a command's values ask for several answers; those of a chat never do."""
+    return values.get("samples") is not None or values.get("beams") is not None
+
+
 def check_several(values: dict[str, Any]) -> None:
     """Refuse options that have nothing to choose from, or exclude each other.
 
@@ -70,8 +75,7 @@ def check_several(values: dict[str, Any]) -> None:
         raise click.UsageError("--samples and --beams exclude each other")
     if values["judge"] is not None and values["best"] != "judge":
         raise click.UsageError("--judge needs --best judge")
-    several = values["samples"] is not None or values["beams"] is not None
-    if several and values["on_overflow"] not in (None, "error"):
+    if several(values) and values["on_overflow"] not in (None, "error"):
         raise click.UsageError("several answers need a prompt that fits: --on-overflow error")
 
 
