@@ -38,6 +38,7 @@ from edgellm.generate.overflow import ContextChange, Policy, check_policy
 from edgellm.generate.prompt import chat_tokens, text_tokens
 from edgellm.generate.sliding import text_prompt
 from edgellm.generate.template import ChatTemplate, Message
+from edgellm.generate.thinking import check_thinks, thinking_of
 from edgellm.generate.view import View, renderer
 from edgellm.generate.window import ChatPrompt
 from edgellm.models.adapter import Adapter, check_scale, prepare_adapters
@@ -359,7 +360,8 @@ class LoadedModel:
             TemplateError: the model has no chat template, or it refuses the messages.
             ContextOverflowError: no answer fits behind the prompt; while iterating, if not even
                 under the policy.
-            UsageError: there is no such policy, no message, or a constraint that cannot be used.
+            UsageError: there is no such policy, no message, a constraint that cannot be used, or
+                thinking is asked for and the model has none.
         """
         policy = check_policy(on_overflow)
         messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
@@ -375,7 +377,8 @@ class LoadedModel:
             messages.insert(0, Message("system", system))
         template = self.template
         options = GenerateOptions.of(options, **fields)
-        render = renderer(self._model, template)
+        thinking = thinking_of(self._model, template, options)
+        render = renderer(self._model, template, reasoning=thinking.asked)
         view = View.of(messages, keep=keep)
         context = self._open(self._needed(render(view), options))
         chat_prompt = ChatPrompt(
@@ -387,14 +390,15 @@ class LoadedModel:
             max_tokens=options.max_tokens,
             on_change=on_change,
             on_progress=on_progress,
+            summary_render=renderer(self._model, template, reasoning=thinking.silent),
         )
-        constraint = compile_constraint(self._model, options.constraint)
         return Generation(
             context,
             chat_prompt,
             options,
             cancel=cancel,
-            constraint=constraint,
+            constraint=compile_constraint(self._model, options.constraint),
+            thoughts=thinking.watch,
             drafter=self._drafter(options),
         )
 
@@ -427,12 +431,13 @@ class LoadedModel:
             fields: fields of `options` that are other ones.
 
         Raises:
-            UsageError: there is nothing to begin with, a text is to be summarised, or a constraint
-                cannot be used.
+            UsageError: there is nothing to begin with, a text is to be summarised, a constraint
+                cannot be used, or thinking is asked for.
             ContextOverflowError: while iterating, if no token fits behind the text.
         """
         policy = check_policy(on_overflow)
         options = GenerateOptions.of(options, **fields)
+        check_thinks(options, "a text is continued as it stands, without a chat template")
         tokens = text_tokens(self._model, text, special=special)
         if not tokens:
             raise UsageError("the prompt is empty, and the model has no token to start a text with")

@@ -228,6 +228,18 @@ class Context(Protocol):
         `prefill`. Nothing is drafted where `draft_limit` is 0.
         """
 
+    def put(self, tokens: Sequence[int], cancelled: Callable[[], bool]) -> None:
+        """Let tokens follow in place of what was sampled last, so that `next_piece` continues them.
+
+        The samplers, and the constraint if there is one, take them as if they had been sampled. The
+        samplers have taken the one that gives way too: penalties still see it.
+
+        Raises:
+            CancelledError: `cancelled` gave True.
+            BackendError: the backend failed, they do not fit, or there are none.
+            UsageError: the constraint does not allow them.
+        """
+
     def next_piece(self) -> bytes | None:
         """Sample one token and give its bytes; None when the model ends its text.
 

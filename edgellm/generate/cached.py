@@ -75,6 +75,7 @@ class CachedContext:
         self._whole = False
         # The loop calls it for each token: no other function stands in between.
         self.next_piece: Callable[[], bytes | None] = context.next_piece
+        self.put: Callable[[Sequence[int], Callable[[], bool]], None] = context.put
         self.constrain: Callable[[Constraint | None], None] = context.constrain
         self.speculate: Callable[[Drafter], None] = context.speculate
 

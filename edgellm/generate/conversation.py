@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from edgellm.backends.base import Context, Drafter, Model
 from edgellm.errors import UsageError
@@ -13,6 +14,7 @@ from edgellm.generate.overflow import ContextChange, Policy
 from edgellm.generate.prompt import text_tokens
 from edgellm.generate.sliding import check_turns, text_prompt
 from edgellm.generate.template import ChatTemplate, Message
+from edgellm.generate.thinking import Thinking, check_thinks, thinking_of
 from edgellm.generate.usage import WindowUse, window_use
 from edgellm.generate.view import View, renderer
 from edgellm.generate.window import ChatPrompt
@@ -111,15 +113,22 @@ class Conversation:
             ContextOverflowError: the conversation and the question fill the context; while
                 iterating if turns may be left out, and the question fills it alone.
             TemplateError: the template refuses the messages.
-            UsageError: the options' constraint cannot be used.
+            UsageError: the options' constraint cannot be used, or thinking is asked for and the
+                model has none.
         """
         asked = [*self.messages, Message("user", question)]
+        thinking = Thinking()
+        if self._template is None:
+            check_thinks(self.options, "it has no chat template")
+        else:
+            thinking = thinking_of(self._model, self._template, self.options)
         return Generation(
             self._context,
-            self._prompt(asked),
+            self._prompt(asked, thinking),
             self.options,
             cancel=cancel,
             constraint=compile_constraint(self._model, self.options.constraint),
+            thoughts=thinking.watch,
             drafter=self._drafter(self.options),
             on_finish=self._keep(asked),
         )
@@ -168,7 +177,7 @@ class Conversation:
         render = renderer(self._model, self._template, self._spoken)
         return window_use(self._view(self.messages), self.context_size, render)
 
-    def _prompt(self, asked: list[Message]) -> Prompt:
+    def _prompt(self, asked: list[Message], thinking: Thinking) -> Prompt:
         """Take what the model sees of the messages, the last of which is the question.
 
         Raises:
@@ -187,11 +196,14 @@ class Conversation:
         prompt = ChatPrompt(
             self._model,
             self._context,
-            renderer(self._model, self._template, self._spoken),
+            renderer(self._model, self._template, self._spoken, reasoning=thinking.asked),
             self._view(asked),
             policy=self.on_overflow,
             max_tokens=self.options.max_tokens,
             on_progress=self.on_progress,
+            summary_render=renderer(
+                self._model, self._template, self._spoken, reasoning=thinking.silent
+            ),
         )
 
         def changed(change: ContextChange) -> None:
@@ -210,7 +222,7 @@ class Conversation:
 
     def _view(self, messages: Sequence[Message]) -> View:
         seen = [
-            Message(message.role, self._shortened.get(message.content, message.content))
+            replace(message, content=self._shortened.get(message.content, message.content))
             for message in messages
         ]
         system = [Message("system", self.system)] if self.system else []
@@ -221,7 +233,8 @@ class Conversation:
         def keep(result: GenerationResult) -> None:
             self.last = result
             if result.text or result.finish_reason != "cancelled":
-                self.messages = [*asked, Message("assistant", result.text)]
+                answer = Message("assistant", result.text, thinking=result.thinking)
+                self.messages = [*asked, answer]
                 if result.tokens:
                     self._spoken[result.text] = result.tokens
 

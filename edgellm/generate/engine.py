@@ -21,9 +21,12 @@ from edgellm.generate.constraint import ConstraintSpec, check_constraint
 from edgellm.generate.drafts import Speculate, check_speculate
 from edgellm.generate.ngrams import DRAFT_MAX
 from edgellm.generate.overflow import ContextChange
+from edgellm.generate.reasoning import Think, check_think
 from edgellm.generate.text import StopFilter, Utf8Stream
+from edgellm.generate.thoughts import Delta, Step, ThoughtWatch
 
 __all__ = [
+    "Delta",
     "FinishReason",
     "FixedPrompt",
     "GenerateFields",
@@ -47,6 +50,9 @@ class GenerateFields(TypedDict, total=False):
     constraint: ConstraintSpec | None
     speculate: Speculate
     draft_max: int
+    think: Think
+    think_budget: int
+    think_min: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +60,22 @@ class GenerateOptions:
     """How a text is written.
 
     Attributes:
-        max_tokens: the most tokens of the answer; a negative number sets no limit but the context.
-        stop: strings that end the answer; they are not part of it.
+        max_tokens: the most tokens of the answer, its thinking included; a negative number sets no
+            limit but the context.
+        stop: strings that end the answer; they are not part of it. In a thought they mean nothing.
         constraint: the form of the answer: a JSON schema, a grammar or a regular expression.
         speculate: whether tokens are guessed and then evaluated together: "ngram" guesses by what
             followed the same words before; "auto" does so where it pays and the temperature is not
             0, and by a draft model if one is loaded; "off" never does.
         draft_max: the most tokens of a guess.
+        think: whether a model that can think before it answers is to: "auto" as its template does
+            by itself, "on", or "off".
+        think_budget: the most tokens of thinking, with those that end it; negative for no limit.
+        think_min: the fewest tokens of thinking.
 
     Raises:
         UsageError: too many stop strings, or one that is empty or too long, or a constraint that
-            no model could obey; a `draft_max` out of its range.
+            no model could obey, or a number that is out of its range.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
@@ -73,6 +84,9 @@ class GenerateOptions:
     constraint: ConstraintSpec | None = None
     speculate: Speculate = "auto"
     draft_max: int = DRAFT_MAX
+    think: Think = "auto"
+    think_budget: int = -1
+    think_min: int = 0
 
     @classmethod
     def of(
@@ -101,6 +115,7 @@ class GenerateOptions:
             raise UsageError(
                 f"draft_max is {self.draft_max}, and must lie between 1 and {DRAFT_MAX}"
             )
+        check_think(self.think, self.think_budget, self.think_min)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +123,13 @@ class GenerationResult:
     """What a generation gave.
 
     Attributes:
-        text: the whole text.
+        text: the whole text, without thoughts.
         finish_reason: "stop" (the model's end, a complete constraint, or a stop string), "length"
             (`max_tokens`), "context" (the context is full), "cancelled".
         prompt_tokens: tokens of the prompt.
         reused_tokens: how many of them were in the context already and not evaluated again.
-        completion_tokens: tokens that were generated, without the one that ends the text.
+        completion_tokens: tokens that were generated, without the one that ends the text; with
+            those of the thinking, and those that were put into it.
         time_to_first_token_s: seconds from the request to the first token, the model being loaded.
         completion_s: seconds from the first token to the last.
         seed: what the text was drawn with.
@@ -124,6 +140,9 @@ class GenerationResult:
             None without a constraint.
         drafted_tokens: how many tokens were guessed.
         accepted_tokens: how many of them the model wrote itself, and needed no evaluation for.
+        thinking: what the model thought before.
+        thinking_tokens: how many tokens of `completion_tokens` are the thinking's, its tags
+            included where they are not the prompt's.
     """
 
     text: str
@@ -139,6 +158,8 @@ class GenerationResult:
     complete: bool | None = None
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    thinking: str = ""
+    thinking_tokens: int = 0
 
     @property
     def prompt_tokens_per_s(self) -> float:
@@ -208,7 +229,9 @@ class FixedPrompt:
 
 
 class Generation:
-    """A stream of text; iterate over it once, then `result` is there.
+    """A stream of text; iterate over it, or over `deltas`, once; then `result` is there.
+
+    Iterating gives the answer alone. Thoughts are among the deltas, and in the result.
 
     Iterating raises ContextOverflowError if the prompt leaves no room for an answer, BackendError
     if the backend fails, and UsageError if another generation was begun on the same context, or if
@@ -225,6 +248,7 @@ class Generation:
         cancel: threading.Event | None = None,
         constraint: Constraint | None = None,
         drafter: Drafter | None = None,
+        thoughts: ThoughtWatch | None = None,
         on_finish: Callable[[GenerationResult], None] | None = None,
     ) -> None:
         self.cancel = cancel or threading.Event()
@@ -233,11 +257,19 @@ class Generation:
         self._options = options
         self._constraint = constraint
         self._drafter = drafter
+        self._thoughts = thoughts
+        self._restarts = 0  # within a thought, behind a prompt that was evaluated already
         self._on_finish = on_finish
         self._result: GenerationResult | None = None
         self._stream = self._run()
 
     def __iter__(self) -> Iterator[str]:
+        for kind, text in self._stream:
+            if kind == "answer":
+                yield text
+
+    def deltas(self) -> Iterator[Delta]:
+        """Give the text piece by piece, thoughts and answer."""
         return self._stream
 
     @property
@@ -257,18 +289,22 @@ class Generation:
             pass
         return self.result
 
-    def _run(self) -> Iterator[str]:
+    def _run(self) -> Iterator[Delta]:
         context, options, cancelled = self._context, self._options, self.cancel.is_set
         form = self._constraint.copy() if self._constraint is not None else None
         reason: FinishReason = "cancelled"
         parts: list[str] = []
+        thinking: list[str] = []
         decode = Utf8Stream().push
-        stops = StopFilter(options.stop) if options.stop else None
-        count = reused = size = asked = answer_at = 0
+        ends = (*options.stop, self._thoughts.end if self._thoughts is not None else "")
+        stops = StopFilter(ends) if any(ends) else None
+        # `thoughts` is there until the answer begins, behind `answer_at` tokens that were written.
+        thoughts = self._thoughts
+        count = reused = size = asked = written_at = answer_at = 0
         start = first = last = time.perf_counter()
         try:
             prompt = self._prompt.begin(self.cancel)
-            asked = answer_at = len(prompt)
+            asked = written_at = len(prompt)
             room = context.size - asked
             if room < 1:
                 raise ContextOverflowError(
@@ -276,14 +312,16 @@ class Generation:
                     "so that no answer fits",
                     hint="shorten the prompt, or give a larger context with --ctx",
                 )
-            reused = self._prefill(prompt, options.sampling)
+            if thoughts is not None and not thoughts.begin(prompt):
+                thoughts = None
+            reused = self._prefill(prompt, options.sampling, answering=thoughts is None)
             ours = context.prefills
             while True:
                 if context.prefills != ours:
                     raise UsageError(
                         "another text was begun on this model, so that this one cannot go on"
                     )
-                if count == options.max_tokens:
+                if 0 <= options.max_tokens <= count:
                     reason = "length"
                     break
                 if not room:
@@ -295,43 +333,78 @@ class Generation:
                 last = time.perf_counter()
                 if not count:
                     first = last
-                if piece is None:
+                if piece is None and thoughts is None:
                     reason = "stop"
                     break
-                if room == 1 and count + 1 != options.max_tokens:
+                need = 1 if thoughts is None else thoughts.reserve
+                if room <= need and not 0 <= options.max_tokens <= count + room:
                     # The token that was sampled last is in no list, so it cannot be put into
                     # another prompt: it is sampled again behind that.
                     shorter = self._prompt.make_room(list(context.held), count, self.cancel)
                     if shorter is not None:
-                        self._prefill(shorter, self._sampling())
+                        self._prefill(shorter, self._sampling(), answering=thoughts is None)
                         ours = context.prefills
-                        answer_at = len(shorter) - count
+                        written_at = len(shorter) - count
                         room = context.size - len(shorter)
                         continue
-                count += 1
-                room -= 1
-                size += len(piece)
-                text = decode(piece)
+                if thoughts is None:
+                    assert piece is not None
+                    count += 1
+                    room -= 1
+                    size += len(piece)
+                    text = decode(piece)
+                else:
+                    left = room if options.max_tokens < 0 else min(room, options.max_tokens - count)
+                    step = thoughts.take(context.sampled, piece, left)
+                    if piece is None and step.put is None:
+                        reason = "stop"
+                        break
+                    added = self._put(step)
+                    ours = context.prefills
+                    count += added
+                    room -= added
+                    text = ""
+                    for delta in step.deltas:
+                        if delta.kind == "answer":
+                            text += delta.text
+                        else:
+                            thinking.append(delta.text)
+                            yield delta
+                    if step.answering:
+                        decode = thoughts.decode
+                        thoughts = None
+                        answer_at = count
+                        if text and piece is not None:
+                            answer_at, size = count - 1, len(piece)
+                        context.constrain(self._constraint)
                 if stops is not None:
                     text = stops.push(text)
                 if text:
                     parts.append(text)
-                    yield text
+                    yield Delta("answer", text)
                 if stops is not None and stops.hit is not None:
                     reason = "stop"
                     break
+            text = ""
+            for delta in thoughts.finish() if thoughts is not None else ():
+                if delta.kind == "thinking":
+                    thinking.append(delta.text)
+                    yield delta
+                else:
+                    text += delta.text
             if stops is not None:
-                text = stops.finish()
-                if text:
-                    parts.append(text)
-                    yield text
+                text = stops.push(text) + stops.finish()
+            if text:
+                parts.append(text)
+                yield Delta("answer", text)
         except CancelledError:
             pass
         finally:
             # Also when the consumer stops iterating: what was written until then is the result.
             text = "".join(parts)
-            tokens = tuple(context.held[answer_at:]) if reason == "stop" and answer_at > 0 else ()
-            whole = len(tokens) == count and size == len(text.encode("utf-8"))
+            answer = written_at + answer_at
+            tokens = tuple(context.held[answer:]) if reason == "stop" and written_at > 0 else ()
+            whole = len(tokens) == count - answer_at and size == len(text.encode("utf-8"))
             self._result = GenerationResult(
                 text=text,
                 finish_reason=reason,
@@ -346,19 +419,36 @@ class Generation:
                 complete=form.satisfied_by(text) if form is not None else None,
                 drafted_tokens=self._drafter.drafted if self._drafter else 0,
                 accepted_tokens=self._drafter.accepted if self._drafter else 0,
+                thinking="".join(thinking).strip(),
+                thinking_tokens=self._thoughts.tokens if self._thoughts is not None else 0,
             )
         if self._on_finish is not None:
             self._on_finish(self._result)
 
-    def _prefill(self, tokens: Sequence[int], sampling: Sampling) -> int:
+    def _prefill(self, tokens: Sequence[int], sampling: Sampling, *, answering: bool) -> int:
+        """Evaluate a prompt; only the answer is under the constraint."""
         reused = self._context.prefill(tokens, sampling, self.cancel.is_set)
-        self._context.constrain(self._constraint)
+        self._context.constrain(self._constraint if answering else None)
         if self._drafter is not None:
             self._context.speculate(self._drafter)
         return reused
 
+    def _put(self, step: Step) -> int:
+        """Do what a step asks for; give how many tokens the text has more than before."""
+        context = self._context
+        if step.put is None:
+            return 1
+        if step.back:
+            # Its tokens are in the context: the beginning of it is a prompt again.
+            self._restarts += 1
+            kept = [*context.held[: len(context.held) - step.back], *step.put]
+            self._prefill(kept, self._sampling(), answering=False)
+        else:
+            context.put(step.put, self.cancel.is_set)
+        return len(step.put) - step.back
+
     def _sampling(self) -> Sampling:
-        """Give another seed after each change, which would draw the same numbers again."""
+        """Give another seed after each change: the same one would draw the same numbers again."""
         sampling = self._options.sampling
-        seed = (sampling.seed + len(self._prompt.changes)) % SEED_LIMIT
+        seed = (sampling.seed + len(self._prompt.changes) + self._restarts) % SEED_LIMIT
         return replace(sampling, seed=seed)

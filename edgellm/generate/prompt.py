@@ -18,6 +18,7 @@ from typing import Any
 
 from edgellm.backends.base import Tokenizer
 from edgellm.errors import TemplateError
+from edgellm.generate.reasoning import Reasoning
 from edgellm.generate.template import ChatTemplate, Message, ToolCall
 
 __all__ = ["chat_tokens", "text_tokens"]
@@ -46,6 +47,7 @@ def chat_tokens(
     generation_prompt: bool = True,
     tools: Sequence[Mapping[str, Any]] = (),
     guarded: Sequence[str] = (),
+    reasoning: Reasoning | None = None,
 ) -> list[int]:
     """Give the tokens of a conversation, ending where the assistant is to speak.
 
@@ -61,6 +63,7 @@ def chat_tokens(
         tools: what the model may call, in OpenAI's shape.
         guarded: signs of the template's that need not be control tokens, as those around a tool's
             result; where a "tool" message holds one, it stays text too.
+        reasoning: how the model is asked to think; None leaves that to the template.
 
     Raises:
         TemplateError: the template fails, or takes a message apart that holds control texts.
@@ -80,18 +83,24 @@ def chat_tokens(
         return replace(
             message,
             content=_without_control(model, message.content, mark, texts, signs),
+            thinking=plain(message.thinking),
             tool_calls=tuple(calls),
             tool_call_id=plain(message.tool_call_id),
             name=plain(message.name),
         )
 
     safe = [safely(message) for message in messages]
-    variables = {"tools": _mapped(list(tools), plain)} if tools else None
+    variables: dict[str, object] = {"tools": _mapped(list(tools), plain)} if tools else {}
+    if reasoning is not None:
+        variables.update(reasoning.variables)
 
     def render(messages: Sequence[Message]) -> str:
-        return template.render(
+        rendered = template.render(
             messages, add_generation_prompt=generation_prompt, variables=variables
         )
+        if reasoning is None or not generation_prompt:
+            return rendered
+        return reasoning.finish(rendered, template.source)
 
     rendered = render(safe)
     if spoken and generation_prompt:

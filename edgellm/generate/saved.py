@@ -123,7 +123,7 @@ def save_session(name: str, session: SavedSession) -> Path:
         "version": VERSION,
         "model": session.model,
         "system": session.system,
-        "messages": [{"role": m.role, "content": m.content} for m in session.messages],
+        "messages": [_as_dict(message) for message in session.messages],
     }
     if session.forgotten:
         body |= {"summary": session.summary, "forgotten": session.forgotten}
@@ -136,6 +136,13 @@ def save_session(name: str, session: SavedSession) -> Path:
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     return path
+
+
+def _as_dict(message: Message) -> dict[str, str]:
+    body = {"role": str(message.role), "content": message.content}
+    if message.thinking:
+        body["thinking"] = message.thinking
+    return body
 
 
 def _write(path: Path, text: bytes) -> None:
@@ -183,7 +190,10 @@ def _parse(body: object) -> SavedSession:
         role, content = message["role"], message["content"]
         if role not in get_args(Role) or not isinstance(content, str):
             raise ValueError("a message has a role and a text")
-        messages.append(Message(role, content))
+        thinking = message.get("thinking", "")
+        if not isinstance(thinking, str):
+            raise TypeError("thinking must be a text")
+        messages.append(Message(role, content, thinking=thinking))
     # A conversation is questions with their answers, in turns.
     if [m.role for m in messages] != ["user", "assistant"] * (len(messages) // 2):
         raise ValueError("its messages are not questions and answers in turns")

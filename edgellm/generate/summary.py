@@ -66,7 +66,10 @@ class Summarizer:
         Raises:
             CancelledError: `cancel` is set.
         """
-        summary, turns = view.summary, list(view.turns[:count])
+        summary = view.summary
+        turns = [
+            tuple(replace(message, thinking="") for message in turn) for turn in view.turns[:count]
+        ]
         while turns:
             self._tell(count - len(turns), count)
             request, opening, _ = summary_texts(_asked(turns))

@@ -51,6 +51,8 @@ class Message:
         tool_calls: what an assistant calls.
         tool_call_id: of a "tool" message, the call that it answers.
         name: of a "tool" message, the tool's name.
+        thinking: what an assistant thought before it spoke. Most templates leave it out of what the
+            model sees; they read it as `reasoning_content` where they do not.
     """
 
     role: Role
@@ -58,6 +60,7 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
     name: str = ""
+    thinking: str = ""
 
 
 class ChatTemplate:
@@ -177,6 +180,8 @@ def _as_dict(message: Message, text_arguments: bool) -> dict[str, Any]:
         body["tool_call_id"] = message.tool_call_id
     if message.name:
         body["name"] = message.name
+    if message.thinking:
+        body["reasoning_content"] = message.thinking
     return body
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
-__all__ = ["StopFilter", "Utf8Stream"]
+__all__ = ["StopFilter", "Utf8Stream", "open_length"]
 
 
 class Utf8Stream:
@@ -54,7 +54,7 @@ class StopFilter:
             self.hit = text[start:end]
             self._held = ""
             return text[:start]
-        keep = self._open_length(text)
+        keep = open_length(text, self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -63,11 +63,12 @@ class StopFilter:
         held, self._held = self._held, ""
         return held
 
-    def _open_length(self, text: str) -> int:
-        """Give the length of the longest end of `text` that begins a stop string."""
-        longest = max((len(stop) - 1 for stop in self._stops), default=0)
-        for length in range(min(longest, len(text)), 0, -1):
-            end = text[-length:]
-            if any(stop.startswith(end) for stop in self._stops):
-                return length
-        return 0
+
+def open_length(text: str, signs: Sequence[str]) -> int:
+    """Give the length of the longest end of a text that begins one of some signs."""
+    longest = max((len(sign) - 1 for sign in signs), default=0)
+    for length in range(min(longest, len(text)), 0, -1):
+        end = text[-length:]
+        if any(sign.startswith(end) for sign in signs):
+            return length
+    return 0

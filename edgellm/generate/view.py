@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from edgellm.backends.base import Tokenizer
 from edgellm.generate.prompt import chat_tokens
+from edgellm.generate.reasoning import Reasoning
 from edgellm.generate.template import ChatTemplate, Message
 
 __all__ = [
@@ -126,10 +127,11 @@ def renderer(
     *,
     tools: Sequence[Mapping[str, Any]] = (),
     guarded: Sequence[str] = (),
+    reasoning: Reasoning | None = None,
 ) -> Render:
     """Give what renders views, with the tokens that answers were generated as by their texts.
 
-    For `tools` and `guarded` see `edgellm.generate.prompt.chat_tokens`.
+    For `tools`, `guarded` and `reasoning` see `edgellm.generate.prompt.chat_tokens`.
 
     It raises TemplateError where the template refuses a view.
     """
@@ -142,7 +144,15 @@ def renderer(
             for index, message in enumerate(messages)
             if message.role == "assistant" and message.content in known
         }
-        return chat_tokens(model, template, messages, tokens, tools=tools, guarded=guarded)
+        return chat_tokens(
+            model,
+            template,
+            messages,
+            tokens,
+            tools=tools,
+            guarded=guarded,
+            reasoning=reasoning,
+        )
 
     return render
 

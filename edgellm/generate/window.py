@@ -35,7 +35,8 @@ class ChatPrompt:
         changes: what was taken out of it.
         on_change: is called with each change as it happens, when `view` has changed.
 
-    While something is summarised, `on_progress` is told how much of how much is done.
+    While something is summarised, `on_progress` is told how much of how much is done. A model that
+    thinks is not to think then: `summary_render` gives the tokens of such prompts.
 
     Raises:
         ContextOverflowError: no answer fits, and nothing may be left out.
@@ -53,6 +54,7 @@ class ChatPrompt:
         max_tokens: int = -1,
         on_change: Callable[[ContextChange], None] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
+        summary_render: Render | None = None,
     ) -> None:
         self.view = view
         self.changes: list[ContextChange] = []
@@ -62,7 +64,7 @@ class ChatPrompt:
         self._size = context.size
         self._reserve = answer_reserve(context.size, max_tokens)
         self._summarizer = Summarizer(
-            model, context, render, max(1, context.size // 8), on_progress
+            model, context, summary_render or render, max(1, context.size // 8), on_progress
         )
         self._whole = self._render(view)
         if policy == "error" and len(self._whole) >= self._size:

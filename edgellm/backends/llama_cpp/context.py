@@ -120,22 +120,7 @@ class LlamaCppContext:
             for token in tokens[-sampling.recent :]:
                 native.llama_sampler_accept(self._chain, token)
         self.sampled = None
-        quiet()
-        log.clear()
-        with abortable(native, self._context, cancelled) as stopped:
-            for start in range(kept, len(tokens), self._chunk):
-                if stopped():
-                    raise CancelledError
-                part = tokens[start : start + self._chunk]
-                array = (ctypes.c_int32 * len(part))(*part)
-                status = native.llama_decode(
-                    self._context, native.llama_batch_get_one(array, len(part))
-                )
-                if status == ABORTED:
-                    # Some of the part may be in the cache: the next prefill removes it.
-                    raise CancelledError
-                check_evaluated(self._model.path, status)
-                self._held.extend(part)
+        self._evaluate(tokens[kept:], cancelled)
         if not native.llama_get_logits_ith(self._context, -1):
             raise BackendError(f"{self._model.path}: the model gives no logits to sample from")
         return kept
@@ -149,6 +134,21 @@ class LlamaCppContext:
         if self.draft_limit:
             drafter.begin(self._held)
             self._drafter = drafter
+
+    def put(self, tokens: Sequence[int], cancelled: Callable[[], bool]) -> None:
+        """Let tokens follow; see `edgellm.backends.base.Context.put`."""
+        if not 0 < len(tokens) <= self._size - len(self._held):
+            raise BackendError(f"{len(tokens)} tokens cannot be put behind {len(self._held)}")
+        self.sampled = None
+        self._take_back()
+        self._evaluate(tokens, cancelled)
+        self._row = -1
+        if self._drafter is not None:
+            self._drafter.begin(self._held)
+        for token in tokens:
+            self._native.llama_sampler_accept(self._chain, token)
+            if self._constraint is not None:
+                self._constraint.take(token)
 
     def next_piece(self) -> bytes | None:
         """Sample one token; the one before it is evaluated first."""
@@ -255,6 +255,25 @@ class LlamaCppContext:
         if self._ahead:
             self._native.llama_memory_seq_rm(self._memory, 0, len(self._held), -1)
             self._ahead = []
+
+    def _evaluate(self, tokens: Sequence[int], cancelled: Callable[[], bool]) -> None:
+        native = self._native
+        quiet()
+        log.clear()
+        with abortable(native, self._context, cancelled) as stopped:
+            for start in range(0, len(tokens), self._chunk):
+                if stopped():
+                    raise CancelledError
+                part = tokens[start : start + self._chunk]
+                array = (ctypes.c_int32 * len(part))(*part)
+                status = native.llama_decode(
+                    self._context, native.llama_batch_get_one(array, len(part))
+                )
+                if status == ABORTED:
+                    # Some of the part may be in the cache: the next prefill removes it.
+                    raise CancelledError
+                check_evaluated(self._model.path, status)
+                self._held.extend(part)
 
     def _keep(self, tokens: Sequence[int]) -> int:
         """Drop what is in the cache beyond the common prefix; gives the prefix's length.

@@ -83,16 +83,7 @@ class MLXContext:
         self.sampled = None
         self._constraint = self._drafter = None
         kept = self._keep(tokens)
-        last = len(tokens) - 1
-        for start in range(kept, last, self._chunk):
-            if cancelled():
-                raise CancelledError
-            self._evaluate(tokens[start : min(start + self._chunk, last)], outputs=False)
-        if cancelled():
-            raise CancelledError
-        # Logits are computed of the last token alone: a big vocabulary costs much.
-        self._logits = self._evaluate(tokens[last:])
-        self._row = 0
+        self._evaluate_all(tokens[kept:], cancelled)
         self._sampler = self._make_sampler(sampling, tokens)
         return kept
 
@@ -105,6 +96,22 @@ class MLXContext:
         if self.draft_limit:
             drafter.begin(self._held)
             self._drafter = drafter
+
+    def put(self, tokens: Sequence[int], cancelled: Callable[[], bool]) -> None:
+        """Let tokens follow; see `edgellm.backends.base.Context.put`."""
+        if not 0 < len(tokens) <= self._size - len(self._held):
+            raise BackendError(f"{len(tokens)} tokens cannot be put behind {len(self._held)}")
+        if not 0 <= min(tokens) <= max(tokens) < self._width:
+            raise BackendError(f"{self._path}: a token is beyond the vocabulary")
+        self.sampled = None
+        self._take_back()
+        self._evaluate_all(tokens, cancelled)
+        if self._drafter is not None:
+            self._drafter.begin(self._held)
+        for token in tokens:
+            self._sampler.take(token)
+            if self._constraint is not None:
+                self._constraint.take(token)
 
     def next_piece(self) -> bytes | None:
         """Sample one token; the one before it is evaluated first."""
@@ -163,6 +170,19 @@ class MLXContext:
         self._caches = self._module = self._adapters = self._sampler = CLOSED
         self._logits = [CLOSED]
         self._row, self.sampled = 0, None
+
+    def _evaluate_all(self, tokens: Sequence[int], cancelled: Callable[[], bool]) -> None:
+        """Evaluate tokens, of which there is one at least, some at a time."""
+        last = len(tokens) - 1
+        for start in range(0, last, self._chunk):
+            if cancelled():
+                raise CancelledError
+            self._evaluate(tokens[start : min(start + self._chunk, last)], outputs=False)
+        if cancelled():
+            raise CancelledError
+        # Logits are computed of the last token alone: a big vocabulary costs much.
+        self._logits = self._evaluate(tokens[last:])
+        self._row = 0
 
     def _advance(self, token: int) -> None:
         """Make the logits after a token, and after those of a new draft behind it, be there."""

@@ -74,10 +74,14 @@ class Sampler:
             if sampling.xtc_probability > 0:
                 tokens, kept = self._without_likeliest(tokens, kept)
             token = int(tokens[self._draw(kept)])
+        self.take(token)
+        return token
+
+    def take(self, token: int) -> None:
+        """Take a token of the text, which penalties see from now on."""
         self._recent.append(token)
         if self._repetitions is not None:
             self._repetitions.take(token)
-        return token
 
     def _choose_by_surprise(self, logits: Logits, mirostat: Mirostat) -> int:
         """Choose by Mirostat, which stands in place of penalties and cuts."""
