@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from edgellm.errors import EdgellmError
     from edgellm.generate.constraint import Grammar, JsonSchema, Regex
     from edgellm.generate.engine import GenerateOptions
-    from edgellm.generate.template import Message
+    from edgellm.generate.template import Message, ToolCall
+    from edgellm.generate.toolfile import ToolFile
 
 __all__ = [
     "EdgellmError",
@@ -32,6 +33,8 @@ __all__ = [
     "Message",
     "Regex",
     "Sampling",
+    "ToolCall",
+    "ToolFile",
     "chat",
     "convert",
     "load",
@@ -53,6 +56,8 @@ _EXPORTS = {
     "Message": "edgellm.generate.template",
     "Regex": "edgellm.generate.constraint",
     "Sampling": "edgellm.backends.base",
+    "ToolCall": "edgellm.generate.template",
+    "ToolFile": "edgellm.generate.toolfile",
     "chat": "edgellm.api.chat",
     "convert": "edgellm.api.convert",
     "load": "edgellm.api.chat",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +32,13 @@ from edgellm.errors import TemplateError, UsageError
 from edgellm.generate.cached import MIN_TOKENS, CachedContext, open_cache
 from edgellm.generate.constraint import compile_constraint
 from edgellm.generate.drafts import Drafts
-from edgellm.generate.engine import GenerateFields, GenerateOptions, Generation, GenerationResult
+from edgellm.generate.engine import (
+    FixedPrompt,
+    GenerateFields,
+    GenerateOptions,
+    Generation,
+    GenerationResult,
+)
 from edgellm.generate.ngrams import DRAFT_MAX
 from edgellm.generate.overflow import ContextChange, Policy, check_policy
 from edgellm.generate.prompt import chat_tokens, text_tokens
@@ -44,8 +50,10 @@ from edgellm.generate.window import ChatPrompt
 from edgellm.models.adapter import Adapter, check_scale, prepare_adapters
 
 if TYPE_CHECKING:
+    from edgellm.api.agent import ToolFields, ToolRun
     from edgellm.api.samples import AskFields, Beams, Best, Samples
     from edgellm.generate.conversation import Conversation
+    from edgellm.generate.tools import Toolbox
 
 __all__ = ["LoadedModel", "chat", "load"]
 
@@ -533,6 +541,59 @@ class LoadedModel:
         branches.adapt([adapter.scale for adapter in self._adapters])
         return branches
 
+    def run_tools(
+        self,
+        prompt: str | Sequence[Message],
+        tools: Toolbox | Iterable[Callable[..., Any]],
+        **fields: Unpack[ToolFields],
+    ) -> ToolRun:
+        """Answer a prompt with tools that the model may call.
+
+        Iterate over what it gives for events (text, thoughts, calls, results), or `read()` it;
+        `.result` holds the answer and all that was called.
+
+        Args:
+            prompt: a text, or messages that end with the user's.
+            tools: functions with types and docstrings, which run in this program, or an
+                `edgellm.ToolFile`, whose functions run in processes of their own.
+            fields: see `ToolFields`, and fields of `options` that are other ones.
+
+        Raises:
+            UsageError: a function cannot be offered, there is no message, a value is out of its
+                range, or the template takes no tools and `style` is "template".
+            ContextOverflowError: while iterating, if the context is full.
+        """
+        from edgellm.api.agent import run_tools
+
+        return run_tools(self, prompt, tools, **fields)
+
+    def continue_tokens(
+        self,
+        tokens: Sequence[int],
+        options: GenerateOptions,
+        cancel: threading.Event | None = None,
+    ) -> Generation:
+        """Continue tokens as they stand; an error where they fill the context.
+
+        Raises:
+            UsageError: a constraint cannot be used.
+            ContextOverflowError: while iterating, if no token fits behind them.
+        """
+        constraint = compile_constraint(self._model, options.constraint)
+        return Generation(
+            self._open(self.context_limit),
+            FixedPrompt(tokens),
+            options,
+            cancel=cancel,
+            constraint=constraint,
+            drafter=self._drafter(options),
+        )
+
+    @property
+    def held_tokens(self) -> Sequence[int]:
+        """The tokens that the shared context has evaluated: a prompt, and what follows it."""
+        return self._context.held if self._context is not None else ()
+
     def conversation(
         self,
         *,
@@ -655,3 +716,16 @@ class LoadedModel:
             self._context.close()
             self._restored = self.restored_tokens
             self._context = self._cached = None
+
+    def _require_template(self) -> ChatTemplate:
+        if self._template is None:
+            source = self.template_source
+            if source is None:
+                raise TemplateError(
+                    f"{self.name} has no chat template: it continues texts and knows no turns",
+                    hint="complete() continues a text; `edgellm run` does so by itself",
+                )
+            self._template = ChatTemplate(
+                source, bos=self._model.bos_text, eos=self._model.eos_text
+            )
+        return self._template

@@ -22,6 +22,7 @@ from edgellm.cli.model_options import generate_options, generation_options, give
 from edgellm.cli.options import SectionedCommand, json_option, option
 from edgellm.cli.pull import offer_to_pull
 from edgellm.cli.several import answer_several, check_several, several, several_options
+from edgellm.cli.tool_run import answer_with_tools, tool_options
 
 if TYPE_CHECKING:
     from edgellm.api.chat import LoadedModel
@@ -43,6 +44,7 @@ NOT_WHOLE = 7  # as other checks that did not hold
     "the texts of control tokens in it count as these tokens.",
 )
 @several_options
+@tool_options
 @json_option
 def command(words: tuple[str, ...], raw: bool, as_json: bool, **values: Any) -> int:
     """Write one answer to stdout.
@@ -65,6 +67,9 @@ def command(words: tuple[str, ...], raw: bool, as_json: bool, **values: Any) -> 
     \b
     edgellm run "What is 17 + 25?" --samples 15 --vote
     edgellm run "Write a slogan for tea." --samples 5 --best judge
+
+    With --tools the model may call the functions of a Python file, which run in processes of their
+    own, and answers with what they give.
     """
     check_several(values)
     model, prompt = choose_model_and_prompt(words, given_model(), values["prompt"])
@@ -74,6 +79,12 @@ def command(words: tuple[str, ...], raw: bool, as_json: bool, **values: Any) -> 
         raise click.UsageError(f"there is no prompt{of}: give one, or pipe a text in")
     if model is None:
         model = values["model"]
+    if values["tools"] is not None:
+        if raw:
+            raise click.UsageError("--tools and --raw exclude each other")
+        if values["samples"] is not None or values["beams"] is not None:
+            raise click.UsageError("--tools gives one answer: leave --samples and --beams out")
+        return answer_with_tools(model, text, piped, values, as_json=as_json)
     return answer(model, text, piped, values, raw=raw, as_json=as_json)
 
 

@@ -10,16 +10,35 @@ import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from edgellm.errors import UsageError
 from edgellm.generate import toolschema
 from edgellm.generate.template import ToolCall
 
-__all__ = ["MAX_OUTPUT", "FunctionTools", "Outcome", "Tool", "Toolbox", "check_call", "outcome"]
+__all__ = [
+    "MAX_OUTPUT",
+    "Example",
+    "FunctionTools",
+    "Outcome",
+    "Tool",
+    "Toolbox",
+    "check_call",
+    "outcome",
+]
 
 MAX_OUTPUT = 4000  # characters of a result that a model gets to see
 MAX_TOOLS = 64
+
+
+class Example(NamedTuple):
+    """How a tool is used, as a small model is shown it: a question, a call, and the answer."""
+
+    question: str
+    thought: str
+    arguments: Mapping[str, Any]
+    result: str
+    answer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +49,13 @@ class Tool:
         name: its name.
         description: what it does.
         parameters: the JSON schema of its arguments, an object.
+        examples: how it is used.
     """
 
     name: str
     description: str
     parameters: Mapping[str, Any]
+    examples: tuple[Example, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Give it in OpenAI's shape, as chat templates take it."""
@@ -153,7 +174,12 @@ def as_tools(described: Iterable[Mapping[str, Any]]) -> dict[str, Tool]:
         UsageError: there are none, or more than a model can be told of.
     """
     tools = {
-        each["name"]: Tool(each["name"], each["description"], each["parameters"])
+        each["name"]: Tool(
+            each["name"],
+            each["description"],
+            each["parameters"],
+            tuple(Example(**example) for example in each["examples"]),
+        )
         for each in described
     }
     if not 0 < len(tools) <= MAX_TOOLS:

@@ -21,10 +21,11 @@ __all__ = ["SchemaError", "converted", "describe", "problem"]
 
 MAX_DEPTH = 8
 MAX_DESCRIPTION = 2000  # characters
+MAX_EXAMPLES = 20
 NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,63}")  # what OpenAI's service takes, less "-"
 USABLE = (
     "str, int, float, bool, pathlib.Path, list[...], tuple[..., ...], dict[str, ...], Literal, an "
-    "Enum, a TypedDict, unions of these, and Annotated[..., 'what it means']"
+    "Enum, a TypedDict, unions of these, and Annotated[..., 'what it means', re.compile('form')]"
 )
 SIMPLE: dict[Any, str] = {
     str: "string", Path: "string", int: "integer", float: "number", bool: "boolean",
@@ -45,15 +46,18 @@ def describe(function: Callable[..., Any]) -> dict[str, Any]:
     """Give a function as OpenAI's shape has it: `name`, `description` and `parameters`, a schema.
 
     The description is the docstring without its section of arguments (Google's or Sphinx's form),
-    which stand with their parameters.
+    which stand with their parameters. `examples` are those of its section "Examples:", each of the
+    lines Question, Thought (may be missing), Arguments (JSON), Result and Answer.
 
     Raises:
-        SchemaError: a parameter has no usable type, or takes any number of arguments.
+        SchemaError: a parameter has no usable type, or takes any number of arguments, or the
+            arguments of an example are not such.
     """
     name = getattr(function, "__name__", "")
     if not NAME.fullmatch(name):
         raise SchemaError(f"{name or function!r} is no name for a tool: a function of its own is")
-    text, notes = _docstring(inspect.getdoc(function) or "")
+    text, sections = _sections(inspect.getdoc(function) or "")
+    text, notes = _notes(text, sections)
     properties: dict[str, Any] = {}
     required = []
     hints = _hints(function, name)
@@ -71,8 +75,11 @@ def describe(function: Callable[..., Any]) -> dict[str, Any]:
         elif isinstance(parameter.default, str | int | float | bool):
             schema["default"] = parameter.default
         properties[parameter.name] = schema
-    parameters = {"type": "object", "properties": properties, "required": required}
-    return {"name": name, "description": text, "parameters": parameters | _CLOSED}
+    parameters = {"type": "object", "properties": properties, "required": required, **_CLOSED}
+    examples = [_example(block, parameters, name) for block in _blocks(sections)]
+    return {
+        "name": name, "description": text, "parameters": parameters, "examples": examples
+    }  # fmt: skip
 
 
 _CLOSED = {"additionalProperties": False}
@@ -91,6 +98,8 @@ def problem(schema: Mapping[str, Any], value: Any, where: str = "") -> str | Non
     kind = schema.get("type")
     if kind is not None and not _is(value, kind):
         return f"{wrong} must be {KINDS[kind]}, and is {_shown(value)}"
+    if kind == "string" and "pattern" in schema and not re.search(schema["pattern"], value):
+        return f"{wrong} must be of the form {schema['pattern'][4:-2]}, and is {_shown(value)}"
     if kind == "array":
         for index, item in enumerate(value):
             if text := problem(schema.get("items", {}), item, f"{where}[{index}]"):
@@ -168,8 +177,12 @@ def _schema(hint: Any, where: str, depth: int) -> dict[str, Any]:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Annotated, typing.Required, typing.NotRequired):
         schema = _schema(inner[0], where, depth + 1)
-        notes = [note for note in inner[1:] if isinstance(note, str)]
-        return schema | ({"description": notes[0][:MAX_DESCRIPTION]} if notes else {})
+        for note in inner[1:]:
+            if isinstance(note, str):
+                schema["description"] = note[:MAX_DESCRIPTION]
+            elif isinstance(note, re.Pattern) and schema.get("type") == "string":
+                schema["pattern"] = f"^(?:{note.pattern})$"
+        return schema
     if hint in SIMPLE:
         return {"type": SIMPLE[hint]}
     if origin in UNIONS:
@@ -213,21 +226,52 @@ def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
         raise SchemaError(f"{name}: its types cannot be read ({error})") from error
 
 
-_SECTION = re.compile(r"^\w+:\s*$", re.MULTILINE)
-_ARGUMENTS = re.compile(r"^(?:Args|Arguments|Parameters):\s*$", re.MULTILINE)
+_SECTION = re.compile(
+    r"^(Args|Arguments|Parameters|Examples?|Returns?|Raises|Yields|Notes?):[ \t]*$", re.MULTILINE
+)
 _SPHINX = re.compile(r"^:param (?:\w+ )?(\w+):(.*(?:\n[ \t]+.*)*)\n?", re.MULTILINE)
 _GOOGLE = re.compile(r"^(\w+)(?: \([^)]*\))?:(.*(?:\n[ \t]+.*)*)", re.MULTILINE)
+_PART = re.compile(r"^(Question|Thought|Arguments|Result|Answer): ?", re.MULTILINE)
 
 
-def _docstring(text: str) -> tuple[str, dict[str, str]]:
-    """Take a docstring apart: what the function does, and what its parameters mean."""
+def _sections(text: str) -> tuple[str, dict[str, str]]:
+    """Take a docstring apart: what comes first, and the sections by the first letter of each."""
+    first, *rest = _SECTION.split(text)
+    names, bodies = rest[::2], rest[1::2]
+    found = {"E" if name.startswith("E") else name[0]: body
+             for name, body in zip(names, bodies, strict=True)}  # fmt: skip
+    return first, {key: inspect.cleandoc(body) for key, body in found.items()}
+
+
+def _notes(text: str, sections: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """Give what the function does, and what its parameters mean."""
     notes: dict[str, str] = dict(_SPHINX.findall(text))
-    text = _SPHINX.sub("", text)
-    start = _ARGUMENTS.search(text)
-    if start is not None:
-        end = _SECTION.search(text, start.end())
-        body = inspect.cleandoc(text[start.end() : end.start() if end else len(text)])
-        notes |= dict(_GOOGLE.findall(body))
-        text = text[: start.start()] + (text[end.start() :] if end else "")
+    notes |= dict(_GOOGLE.findall(sections.get("A", sections.get("P", ""))))
     notes = {name: " ".join(note.split())[:MAX_DESCRIPTION] for name, note in notes.items()}
-    return text.strip()[:MAX_DESCRIPTION], notes
+    return _SPHINX.sub("", text).strip()[:MAX_DESCRIPTION], notes
+
+
+def _blocks(sections: Mapping[str, str]) -> list[dict[str, str]]:
+    """Give the parts of each example by their names; other kinds of examples are none."""
+    blocks: list[dict[str, str]] = []
+    _, *rest = _PART.split(sections.get("E", ""))
+    for name, value in zip(rest[::2], rest[1::2], strict=True):
+        if name == "Question":
+            blocks.append({})
+        if blocks:
+            blocks[-1][name.lower()] = value.strip()
+    return blocks[:MAX_EXAMPLES]
+
+
+def _example(block: Mapping[str, str], parameters: Mapping[str, Any], name: str) -> dict[str, Any]:
+    where = f"{name}: the example {block['question']!r}"
+    missing = [part for part in ("arguments", "result", "answer") if not block.get(part)]
+    if missing:
+        raise SchemaError(f"{where} has no line {missing[0].capitalize()!r}")
+    try:
+        arguments = json.loads(block["arguments"])
+    except ValueError as error:
+        raise SchemaError(f"{where} has arguments that are no JSON ({error})") from error
+    if wrong := problem(parameters, arguments):
+        raise SchemaError(f"{where}: {wrong}")
+    return {"thought": "", **block, "arguments": arguments}

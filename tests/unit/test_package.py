@@ -25,6 +25,7 @@ def test_the_public_names_are_pinned() -> None:
     assert edgellm.__all__ == [
         *("EdgellmError", "GenerateOptions", "Grammar", "JsonSchema"),
         *("LoadedEmbedder", "LoadedModel", "LoadedTokenizer", "Message", "Regex", "Sampling"),
+        *("ToolCall", "ToolFile"),
         *("chat", "convert", "load", "load_embedder", "load_tokenizer", "measure", "quantize"),
     ]
     for name in edgellm.__all__:
