@@ -9,9 +9,11 @@ import re
 import numpy as np
 import pytest
 
+from edgellm.api.chat import load
 from edgellm.backends.base import Sampling
 from edgellm.errors import UsageError
 from edgellm.generate.constraint import Grammar, JsonSchema, Regex, compile_constraint
+from edgellm.generate.engine import GenerateOptions
 from tinygguf import END, PERSIAN, byte_token
 
 GREEDY = Sampling(temperature=0)
@@ -140,3 +142,41 @@ def test_a_copy_goes_its_own_way(model):
     assert constraint.allows(byte_token(ord("c")))
     with pytest.raises(UsageError, match="cannot go on"):
         constraint.take(byte_token(ord("x")))
+
+
+@pytest.fixture
+def loaded(subject, path):
+    with load(path, backend=subject.name, context=64) as loaded:
+        yield loaded
+
+
+def test_every_way_to_ask_keeps_the_form(loaded):
+    spec, greedy = JsonSchema({"enum": ["تهران", "شیراز"]}), GenerateOptions(GREEDY)
+    answers = {'"تهران"', '"شیراز"'}
+    assert "".join(loaded.stream("x", options=greedy, constraint=spec)) in answers
+    assert loaded.chat("x", options=greedy, constraint=spec).complete is True
+    assert loaded.complete("a", options=greedy, constraint=spec).read().text in answers
+    assert loaded.complete("a", options=greedy, max_tokens=3).read().complete is None
+    cut = loaded.complete("a", options=greedy, constraint=spec, max_tokens=4).read()
+    assert (cut.finish_reason, cut.complete) == ("length", False)
+    assert cut.text[0] == '"'
+
+
+def test_the_turns_of_a_conversation_begin_the_form_anew(loaded):
+    talk = loaded.conversation(options=GenerateOptions(GREEDY, constraint=Regex("[xy]z")))
+    first = talk.ask("a").read()
+    assert (first.text, first.finish_reason, first.complete) == ("xz", "stop", True)
+    second = talk.ask("b").read()
+    assert (second.text, second.complete) == ("xz", True)
+    # The answer's tokens are those of the next prompt, and are not evaluated again.
+    assert second.reused_tokens >= first.prompt_tokens + first.completion_tokens - 1
+
+
+def test_a_form_goes_on_where_the_window_is_moved(loaded):
+    spec = Regex("([b-z]{9}é){12}")
+    result = loaded.complete(
+        "a", sampling=GREEDY, constraint=spec, on_overflow="shift", max_tokens=200
+    ).read()
+    assert result.context_changes
+    assert result.finish_reason == "stop"
+    assert re.fullmatch(spec.text, result.text)
