@@ -7,7 +7,8 @@ import math
 from typing import Any
 
 from edgellm.errors import UsageError
-from edgellm.generate.constraint_schema import TYPES, Schemas, escaped, read_schemas, target
+from edgellm.generate.constraint_keywords import TYPES, escaped
+from edgellm.generate.constraint_schema import Schemas, read_schemas, target
 
 __all__ = ["prepare_schema"]
 

@@ -57,6 +57,7 @@ def sentence(spec) -> str:
         ({"additionalItems": False}, "additionalItems", "#/additionalItems"),
         ({"$schema": "http://json-schema.org/draft-07/schema#", "prefixItems": [{}]},
          "prefixItems", "#/prefixItems"),
+        ({"$schema": "http://json-schema.org/draft-04/schema#", "const": 3}, "const", "#/const"),
         ({"$schema": "http://example.com/mine"}, "example.com", "#/$schema"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf", "#/oneOf"),
         ({"oneOf": [{"const": [1]}, {"const": [1.0]}]}, "oneOf", "#/oneOf"),

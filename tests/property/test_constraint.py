@@ -13,7 +13,7 @@ from edgellm.api.chat import LoadedModel, load
 from edgellm.backends.base import Sampling
 from edgellm.errors import UsageError
 from edgellm.generate.constraint import JsonSchema
-from edgellm.generate.constraint_schema import FORMATS
+from edgellm.generate.constraint_keywords import FORMATS
 from tinygguf import write_tiny
 
 NAMES = st.sampled_from(["a", "b", "نام", "شهر", "a/b~c", 'q"\\', "", "x y"])

@@ -14,7 +14,7 @@ from jsonschema.validators import validator_for
 from edgellm.api.chat import load
 from edgellm.errors import UsageError
 from edgellm.generate.constraint import Grammar, JsonSchema, Regex, compile_constraint
-from edgellm.generate.constraint_schema import FORMATS
+from edgellm.generate.constraint_keywords import FORMATS
 from edgellm.generate.engine import GenerateOptions
 from tinygguf import END, START, write_tiny
 
