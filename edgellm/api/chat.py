@@ -21,6 +21,7 @@ from edgellm.api.fit import accelerators_for, check_branches, checked_needs, fit
 from edgellm.backends.base import (
     CACHE_TYPES,
     Branches,
+    Constraint,
     Context,
     Drafter,
     LoadOptions,
@@ -39,6 +40,7 @@ from edgellm.generate.engine import (
     Generation,
     GenerationResult,
 )
+from edgellm.generate.forced import Forced
 from edgellm.generate.ngrams import DRAFT_MAX
 from edgellm.generate.overflow import ContextChange, Policy, check_policy
 from edgellm.generate.prompt import chat_tokens, text_tokens
@@ -400,14 +402,15 @@ class LoadedModel:
             on_progress=on_progress,
             summary_render=renderer(self._model, template, reasoning=thinking.silent),
         )
+        constraint = compile_constraint(self._model, options.constraint)
         return Generation(
             context,
             chat_prompt,
             options,
             cancel=cancel,
-            constraint=compile_constraint(self._model, options.constraint),
+            constraint=constraint,
             thoughts=thinking.watch,
-            drafter=self._drafter(options),
+            drafter=self._drafter(options, constraint),
         )
 
     def chat(self, prompt: str | Sequence[Message], **options: Any) -> GenerationResult:
@@ -465,7 +468,7 @@ class LoadedModel:
             options,
             cancel=cancel,
             constraint=constraint,
-            drafter=self._drafter(options),
+            drafter=self._drafter(options, constraint),
         )
 
     def samples(
@@ -686,12 +689,19 @@ class LoadedModel:
                 )
         return self._context
 
-    def _drafter(self, options: GenerateOptions) -> Drafter | None:
+    def _drafter(
+        self, options: GenerateOptions, constraint: Constraint | None = None
+    ) -> Drafter | None:
         """Make what guesses for one text, on the context that is open.
 
         Raises:
             UsageError: it is asked for, and the model's state cannot be cut back.
         """
+        guesses = self._guesses(options)
+        return guesses if guesses is None or constraint is None else Forced(constraint, guesses)
+
+    def _guesses(self, options: GenerateOptions) -> Drafter | None:
+        """Make what guesses without a constraint."""
         draft, context = self._draft, self._context
         wanted = options.speculate == "ngram" or draft is not None
         if context is None or options.speculate == "off":

@@ -152,15 +152,15 @@ class Constraint(Protocol):
 
 
 class Drafter(Protocol):
-    """Guesses what a model writes next, for one text; the model keeps what it would have written.
+    """Guesses what a model writes next in a text; it keeps what it would have written."""
 
-    Attributes:
-        drafted: how many tokens it gave so far.
-        accepted: how many of them the model wrote, so that it evaluated them in another's batch.
-    """
+    @property
+    def drafted(self) -> int:
+        """How many tokens it gave so far."""
 
-    drafted: int
-    accepted: int
+    @property
+    def accepted(self) -> int:
+        """How many of them the model wrote, so that it evaluated them in another's batch."""
 
     def begin(self, tokens: Sequence[int]) -> None:
         """Go on from other tokens than before."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from edgellm.backends.base import Context, Drafter, Model
+from edgellm.backends.base import Constraint, Context, Drafter, Model
 from edgellm.errors import UsageError
 from edgellm.generate.constraint import compile_constraint
 from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult, Prompt
@@ -22,7 +22,7 @@ from edgellm.generate.window import ChatPrompt
 __all__ = ["Conversation"]
 
 
-def _nothing(_options: GenerateOptions) -> None:
+def _nothing(_options: GenerateOptions, _constraint: Constraint | None) -> None:
     """Guess nothing."""
 
 
@@ -57,7 +57,7 @@ class Conversation:
         on_overflow: Policy = "error",
         on_change: Callable[[ContextChange], None] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
-        drafter: Callable[[GenerateOptions], Drafter | None] = _nothing,
+        drafter: Callable[[GenerateOptions, Constraint | None], Drafter | None] = _nothing,
     ) -> None:
         if system and template is None:
             raise UsageError("this model has no chat template, so it takes no system prompt")
@@ -122,14 +122,15 @@ class Conversation:
             check_thinks(self.options, "it has no chat template")
         else:
             thinking = thinking_of(self._model, self._template, self.options)
+        constraint = compile_constraint(self._model, self.options.constraint)
         return Generation(
             self._context,
             self._prompt(asked, thinking),
             self.options,
             cancel=cancel,
-            constraint=compile_constraint(self._model, self.options.constraint),
+            constraint=constraint,
             thoughts=thinking.watch,
-            drafter=self._drafter(self.options),
+            drafter=self._drafter(self.options, constraint),
             on_finish=self._keep(asked),
         )
 

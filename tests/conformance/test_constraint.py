@@ -180,3 +180,26 @@ def test_a_form_goes_on_where_the_window_is_moved(loaded):
     assert result.context_changes
     assert result.finish_reason == "stop"
     assert re.fullmatch(spec.text, result.text)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_has_to_follow_is_evaluated_together_and_nothing_changes(loaded, seed):
+    names = {"first name": {"enum": ["تهران", "شیراز"]}, "the second": {"enum": [1, 22, 333]}}
+    spec = JsonSchema(
+        {
+            "type": "object",
+            "properties": names,
+            "required": list(names),
+            "additionalProperties": False,
+        }
+    )
+    # So hot that the tiny model takes the choices that there are by chance.
+    options = GenerateOptions(Sampling(temperature=50, min_p=0, seed=seed), constraint=spec)
+    plain, drafted = (
+        loaded.complete("a", options=options, speculate=how).read() for how in ("off", "ngram")
+    )
+    assert (plain.text, plain.complete) == (drafted.text, True)
+    assert plain.accepted_tokens == plain.drafted_tokens == 0
+    assert drafted.tokens == plain.tokens
+    forced = len(b'{"first name": ", "the second": }') - 2
+    assert forced <= drafted.accepted_tokens <= drafted.drafted_tokens
