@@ -85,7 +85,7 @@ def _terms(text: str) -> list[str]:
         for word in words:
             if ZWNJ in word:
                 parts = [part for part in word.split(ZWNJ) if part]
-                terms += [*parts, "".join(parts)]
+                terms += [*parts, _LAM_ALEF.sub(_sorted, "".join(parts))]
             else:
                 terms.append(word)
         words = terms
