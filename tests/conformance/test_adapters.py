@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,10 +59,8 @@ class Places:
         return self.subject.backend.load(self.path, options, never)
 
     def logits(self, path, *given):
-        options = LoadOptions(
-            threads=self.subject.options.threads, adapters=prepare_adapters([*given], path)
-        )
-        scorer = inspect(path).open(64, options, never)
+        candidate = replace(inspect(path), adapters=prepare_adapters([*given], path))
+        scorer = candidate.open(64, self.subject.options, never)
         try:
             return np.array(scorer.extend(IDS, never, outputs=True))
         finally:
