@@ -589,7 +589,7 @@ class LoadedModel:
             options,
             cancel=cancel,
             constraint=constraint,
-            drafter=self._drafter(options),
+            drafter=self._drafter(options, constraint),
         )
 
     @property
