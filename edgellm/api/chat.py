@@ -29,6 +29,7 @@ from edgellm.backends.base import (
     select,
 )
 from edgellm.device.fit import Needs
+from edgellm.device.memory import DRAFT_MAX
 from edgellm.errors import TemplateError, UsageError
 from edgellm.generate.cached import MIN_TOKENS, CachedContext, open_cache
 from edgellm.generate.constraint import compile_constraint
@@ -41,7 +42,6 @@ from edgellm.generate.engine import (
     GenerationResult,
 )
 from edgellm.generate.forced import Forced
-from edgellm.generate.ngrams import DRAFT_MAX
 from edgellm.generate.overflow import ContextChange, Policy, check_policy
 from edgellm.generate.prompt import chat_tokens, text_tokens
 from edgellm.generate.sliding import text_prompt

@@ -7,7 +7,7 @@ import functools
 import click
 
 from edgellm.cli.options import option
-from edgellm.generate.ngrams import DRAFT_MAX
+from edgellm.device.memory import DRAFT_MAX
 
 __all__ = ["OPTIONS"]
 

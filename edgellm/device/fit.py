@@ -12,6 +12,7 @@ from edgellm.device.memory import (
     cache_bytes,
     cached_layers,
     compute_bytes,
+    draft_bytes,
     has_cache,
     process_bytes,
 )
@@ -82,6 +83,7 @@ class Needs:
         if layers is None or compute is None:
             return None
         cache, process = cache_bytes(layers, runtime), process_bytes(self.metadata)
+        compute += draft_bytes(self.metadata)
         return Demand(runtime.context, self.weights, cache, compute, process)
 
     def largest_context(self, available: int, most: int, cache: str = "f16") -> int | None:
@@ -211,7 +213,7 @@ def layers_that_fit(
             output += size
     if "output.weight" not in needs.tensors:
         output += embedding  # the same matrix serves as both, and is copied there
-    left = free - RESERVE - compute
+    left = free - RESERVE - compute - draft_bytes(needs.metadata)
     for count, size in enumerate([output, *reversed(sizes)]):
         left -= size
         if left < 0:

@@ -13,12 +13,14 @@ from edgellm.errors import DoesNotFitError, UsageError
 
 __all__ = [
     "CACHE_TYPES",
+    "DRAFT_MAX",
     "ENCODERS",
     "LayerCache",
     "Runtime",
     "cache_bytes",
     "cached_layers",
     "compute_bytes",
+    "draft_bytes",
     "folder_metadata",
     "has_cache",
     "process_bytes",
@@ -42,6 +44,9 @@ CACHE_TYPES: Mapping[str, tuple[int, int]] = {
 
 ENCODERS = ("gemma-embedding", "t5encoder")
 """Architectures that llama.cpp runs without a cache, whatever their metadata say."""
+
+# Tokens that are guessed and evaluated along with one that is known.
+DRAFT_MAX = 16
 
 # llama.cpp rounds the tokens of a cache up to this.
 CELLS = 256
@@ -275,6 +280,11 @@ def compute_bytes(metadata: Mapping[str, object], runtime: Runtime) -> int | Non
     vocabulary = _vocabulary(metadata)
     mask = 4 if scored else 2  # bytes of a value
     return 4 * batch * at_once + mask * batch * masks + 2 * 4 * vocabulary
+
+
+def draft_bytes(metadata: Mapping[str, object]) -> int:
+    """Give what the logits of the longest draft take."""
+    return 4 * DRAFT_MAX * _vocabulary(metadata)
 
 
 def process_bytes(metadata: Mapping[str, object]) -> int:

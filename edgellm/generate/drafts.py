@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from edgellm.backends.base import Context, Sampling
+from edgellm.device.memory import DRAFT_MAX
 from edgellm.errors import UsageError
-from edgellm.generate.ngrams import DRAFT_MAX, Ngrams
+from edgellm.generate.ngrams import Ngrams
 
 __all__ = ["Drafts", "Pace", "Speculate", "check_speculate"]
 

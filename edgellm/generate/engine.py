@@ -16,10 +16,10 @@ from edgellm.backends.base import (
     Drafter,
     Sampling,
 )
+from edgellm.device.memory import DRAFT_MAX
 from edgellm.errors import ContextOverflowError, UsageError
 from edgellm.generate.constraint import ConstraintSpec, check_constraint
 from edgellm.generate.drafts import Speculate, check_speculate
-from edgellm.generate.ngrams import DRAFT_MAX
 from edgellm.generate.overflow import ContextChange
 from edgellm.generate.reasoning import Think, check_think
 from edgellm.generate.text import StopFilter, Utf8Stream

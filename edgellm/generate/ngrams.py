@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["DRAFT_MAX", "Ngrams"]
+__all__ = ["Ngrams"]
 
-DRAFT_MAX = 16  # tokens of a guess
 SIZE = 3  # tokens that are looked up
 MOST_PLACES = 8  # where they occurred that are looked at, the latest first
 MOST_COMMON = 32  # tokens over which two places are compared

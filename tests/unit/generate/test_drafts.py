@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgellm.device.memory import DRAFT_MAX
 from edgellm.errors import UsageError
 from edgellm.generate.drafts import Drafts, Pace, check_speculate
 from edgellm.generate.engine import GenerateOptions
-from edgellm.generate.ngrams import DRAFT_MAX, Ngrams
+from edgellm.generate.ngrams import Ngrams
 
 
 def longest_before(tokens: list[int]) -> int:
