@@ -145,7 +145,15 @@ def talk(
             on_change=tell_change,
             on_progress=tell_summarizing,
         )
-        repl = Repl(loaded, conversation, reader, model=model, name=name, as_json=as_json)
+        repl = Repl(
+            loaded,
+            conversation,
+            reader,
+            model=model,
+            name=name,
+            as_json=as_json,
+            think=values["think"],
+        )
         if session is not None:
             repl.restore(session)
             if terminal:

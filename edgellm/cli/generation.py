@@ -19,6 +19,7 @@ import click
 from edgellm.cli.options import echo_json
 from edgellm.cli.progress import StageBar
 from edgellm.cli.sizes import human_bytes
+from edgellm.cli.think_options import ThoughtPrinter
 
 if TYPE_CHECKING:
     from edgellm.api.chat import LoadedModel
@@ -148,18 +149,27 @@ def cancel_on_interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def show(generation: Generation) -> GenerationResult:
-    """Write the text to stdout as it comes, a newline behind it; gives the result."""
+def show(generation: Generation, think: str | None = None) -> GenerationResult:
+    """Write the text to stdout as it comes, a newline behind it; gives the result.
+
+    Thoughts go to stderr, as `think` says: see `edgellm.cli.think_options.ThoughtPrinter`.
+    """
+    thoughts = ThoughtPrinter(think)
     stdout = sys.stdout
     terminal = stdout.isatty()
     write, flush = stdout.write, stdout.flush
     last = ""
     try:
-        for text in generation:
+        for kind, text in generation.deltas():
+            if kind == "thinking":
+                thoughts.write(text)
+                continue
+            thoughts.end()
             write(printable_text(text) if terminal else text)
             flush()
             last = text
     finally:  # also before the sentence of an error
+        thoughts.end()
         if last and not last.endswith("\n"):
             write("\n")
             flush()
@@ -226,11 +236,13 @@ def _template(path: str | None) -> str | None:
         raise UsageError(f"{path}: not UTF-8 text (at byte {error.start})") from error
 
 
-def write_answer(loaded: LoadedModel, generation: Generation, *, as_json: bool) -> GenerationResult:
+def write_answer(
+    loaded: LoadedModel, generation: Generation, *, as_json: bool, think: str | None = None
+) -> GenerationResult:
     """Write an answer to stdout: as it comes, or as one JSON object when it is there."""
     restored = loaded.restored_tokens
     try:
-        result = generation.read() if as_json else show(generation)
+        result = generation.read() if as_json else show(generation, think)
     finally:
         _bar().clear()
     if not as_json:
@@ -238,12 +250,14 @@ def write_answer(loaded: LoadedModel, generation: Generation, *, as_json: bool) 
     echo_json(
         {
             "text": result.text,
+            "thinking": result.thinking,
             "finish_reason": result.finish_reason,
             "complete": result.complete,
             "prompt_tokens": result.prompt_tokens,
             "reused_tokens": result.reused_tokens,
             "restored_tokens": loaded.restored_tokens - restored,
             "completion_tokens": result.completion_tokens,
+            "thinking_tokens": result.thinking_tokens,
             "drafted_tokens": result.drafted_tokens,
             "accepted_tokens": result.accepted_tokens,
             "time_to_first_token_s": round(result.time_to_first_token_s, 6),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from edgellm.cli import constraint_options, speculation_options
+from edgellm.cli import constraint_options, speculation_options, think_options
 from edgellm.cli.options import option
 from edgellm.cli.sizes import size_or_none
 
@@ -132,6 +132,7 @@ _OPTIONS = (
     option("--stop", multiple=True, metavar="TEXT",
            help="End the answer before this text; may be given more than once."),
     *constraint_options.OPTIONS,
+    *think_options.OPTIONS,
     *speculation_options.OPTIONS,
     _window("--ctx", type=int, metavar="N",
             help="Context in tokens  [default: 4096, or less if the model was trained on less or "
@@ -195,6 +196,9 @@ def generate_options(values: dict[str, Any]) -> GenerateOptions:
         constraint,
         speculate=values["speculate"],
         draft_max=values["draft_max"],
+        think=think_options.think_of(values["think"]),
+        think_budget=values["think_budget"],
+        think_min=values["think_min"],
     )
 
 

@@ -11,6 +11,7 @@ from edgellm.cli.errors import describe
 from edgellm.cli.generation import cancel_on_interrupt, notice, write_answer
 from edgellm.cli.repl_commands import find_command
 from edgellm.cli.repl_input import LineReader, read_message
+from edgellm.cli.think_options import empty_sentence
 from edgellm.errors import EdgellmError
 from edgellm.generate.conversation import Conversation
 from edgellm.generate.engine import Generation
@@ -35,6 +36,7 @@ class Repl:
         model: str | None,
         name: str = LAST,
         as_json: bool = False,
+        think: str | None = None,
     ) -> None:
         """Take what it needs.
 
@@ -46,12 +48,14 @@ class Repl:
             name: what the conversation is kept as; without a name of its own it is kept only for a
                 person, and not for a pipe.
             as_json: whether answers are JSON objects.
+            think: where thoughts go; see `edgellm.cli.think_options.ThoughtPrinter`.
         """
         self.loaded = loaded
         self.conversation = conversation
         self._reader = reader
         self._model = model
         self._as_json = as_json
+        self.think = think
         self.name = name
         self._keeps = reader.interactive or name != LAST
 
@@ -68,9 +72,13 @@ class Repl:
     def answer(self, ask: Callable[..., Generation]) -> None:
         """Write an answer; Ctrl-C ends the answer and not the program."""
         with cancel_on_interrupt() as cancel:
-            result = write_answer(self.loaded, ask(cancel=cancel), as_json=self._as_json)
+            result = write_answer(
+                self.loaded, ask(cancel=cancel), as_json=self._as_json, think=self.think
+            )
         if result.finish_reason == "cancelled":
             notice("(stopped)")
+        elif (empty := empty_sentence(result)) is not None:
+            notice(f"({empty})")
         elif result.finish_reason == "context":
             notice(
                 f"(the context of {self.conversation.context_size} tokens is full: the answer ends "

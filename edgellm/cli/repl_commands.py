@@ -15,6 +15,7 @@ from edgellm.cli.model_options import SAMPLING_FIELDS, drawn_seed
 from edgellm.cli.repl_adapters import adapt
 from edgellm.cli.repl_context import show_context
 from edgellm.cli.repl_sessions import load, save, show_sessions
+from edgellm.cli.think_options import CHOICES, think_of
 from edgellm.errors import UsageError
 from edgellm.generate.overflow import check_policy
 
@@ -75,7 +76,13 @@ def system(repl: Repl, rest: str) -> None:
 
 # what a person types -> the field of Sampling
 SAMPLING_NAMES = {**SAMPLING_FIELDS, "temperature": "temperature", "seed": "seed"}
-OTHER_NAMES = ("predict", "stop", "system", "on_overflow", *CONSTRAINTS)
+# what a person types -> the field of GenerateOptions
+COUNTS = {
+    "predict": "max_tokens",
+    "think_budget": "think_budget",
+    "think_min": "think_min",
+}
+OTHER_NAMES = (*COUNTS, "stop", "system", "on_overflow", *CONSTRAINTS)
 
 
 def set_value(repl: Repl, rest: str) -> None:
@@ -107,15 +114,18 @@ def set_value(repl: Repl, rest: str) -> None:
         repl.conversation.options = dataclasses.replace(options, constraint=constraint)
         notice(f"{typed} is set." if value else "Answers have no form of their own now.")
         return
-    if not value and name == "predict":
-        notice(f"  {typed:<20}{options.max_tokens}")
+    if not value and name in COUNTS:
+        notice(f"  {typed:<20}{getattr(options, COUNTS[name])}")
         return
     if name == "stop":
         stop = (*options.stop, _unquoted(value)) if value else ()
         repl.conversation.options = dataclasses.replace(options, stop=stop)
-    elif name == "predict":
-        predict = int(_number(typed, value, int))
-        repl.conversation.options = dataclasses.replace(options, max_tokens=predict)
+    elif name in COUNTS:
+        count: Any = {COUNTS[name]: int(_number(typed, value, int))}
+        changed = dataclasses.replace(options, **count)
+        if name != "predict":
+            repl.conversation.thinking(changed)
+        repl.conversation.options = changed
     else:
         field = SAMPLING_NAMES[name]
         number: Any = _number(typed, value, type(getattr(options.sampling, field)))
@@ -132,7 +142,8 @@ def show_params(repl: Repl) -> None:
     for name, field in SAMPLING_NAMES.items():
         if name != "temperature":
             notice(f"  {name:<20}{getattr(options.sampling, field)}")
-    notice(f"  {'predict':<20}{options.max_tokens}")
+    for name, field in COUNTS.items():
+        notice(f"  {name:<20}{getattr(options, field)}")
     notice(f"  {'stop':<20}{', '.join(repr(stop) for stop in options.stop) or '(none)'}")
     notice(f"  {'on_overflow':<20}{repl.conversation.on_overflow}")
     form = options.constraint and " ".join(options.constraint.text.split())
@@ -188,6 +199,7 @@ def stats(repl: Repl, _rest: str) -> None:
         notice("There is no answer yet.")
         return
     evaluated = last.prompt_tokens - last.reused_tokens
+    thought = f", {last.thinking_tokens} of thinking" if last.thinking_tokens else ""
     used = repl.conversation.usage().used or last.prompt_tokens + last.completion_tokens
     notice(
         f"  prompt          {last.prompt_tokens} tokens, {last.reused_tokens} kept from before, "
@@ -196,10 +208,27 @@ def stats(repl: Repl, _rest: str) -> None:
     notice(f"  first token     after {last.time_to_first_token_s:.3f} s")
     notice(
         f"  answer          {last.completion_tokens} tokens at "
-        f"{last.completion_tokens_per_s:.1f} tokens/s ({last.finish_reason})"
+        f"{last.completion_tokens_per_s:.1f} tokens/s ({last.finish_reason}){thought}"
     )
     notice(f"  context         {used} of {repl.conversation.context_size} tokens")
     notice(f"  seed            {last.seed}")
+
+
+def think(repl: Repl, rest: str) -> None:
+    """Show, hide or turn off thoughts, or say which it is."""
+    conversation = repl.conversation
+    if not rest:
+        notice(repl.think or "(as the chat template does by itself)")
+        return
+    if rest not in CHOICES:
+        raise UsageError(f"thoughts cannot be {rest!r}", hint=f"one of: {', '.join(CHOICES)}")
+    options = dataclasses.replace(conversation.options, think=think_of(rest))
+    if rest == "show":
+        conversation.thinking(options)
+    conversation.options = options
+    repl.think = rest
+    done = {"show": "shown", "hide": "hidden", "off": "off"}
+    notice(f"Thoughts are {done[rest]}.")
 
 
 def regenerate(repl: Repl, _rest: str) -> None:
@@ -220,6 +249,7 @@ COMMANDS: dict[str, ReplCommand] = {
     "/system": ReplCommand(
         "/system [TEXT]", 'show or set the system prompt; "" removes it', system
     ),
+    "/think": ReplCommand("/think [show|hide|off]", "show, hide or turn off thoughts", think),
     "/set": ReplCommand("/set [NAME VALUE]", "set a parameter (temp 0.2), or show them", set_value),
     "/show": ReplCommand("/show [VIEW]", f"show one of: {', '.join(VIEWS)}", show_view),
     "/stats": ReplCommand("/stats", "the numbers of the last answer", stats),

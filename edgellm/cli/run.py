@@ -22,6 +22,7 @@ from edgellm.cli.model_options import generate_options, generation_options, give
 from edgellm.cli.options import SectionedCommand, json_option, option
 from edgellm.cli.pull import offer_to_pull
 from edgellm.cli.several import answer_several, check_several, several, several_options
+from edgellm.cli.think_options import empty_sentence, refuse_thinking
 from edgellm.cli.tool_run import answer_with_tools, tool_options
 
 if TYPE_CHECKING:
@@ -140,13 +141,17 @@ def answer(
     offer_to_pull(model)
     with cancel_on_interrupt() as cancel, load_model(model, values, cancel.is_set) as loaded:
         if several(values):
+            refuse_thinking(values, "more than one answer")
             prompt = text if piped is None else f"{text}\n\n{piped}"
             return answer_several(
                 loaded, prompt, values, options, raw=raw, cancel=cancel, as_json=as_json
             )
         generation = _begin(loaded, text, piped, values, options, raw, cancel)
-        result = write_answer(loaded, generation, as_json=as_json)
-        if result.finish_reason == "context":
+        result = write_answer(loaded, generation, as_json=as_json, think=values["think"])
+        empty = empty_sentence(result)
+        if empty is not None:
+            notice(f"edgellm: {empty}")
+        elif result.finish_reason == "context":
             notice(
                 f"edgellm: the answer ends here because the context of "
                 f"{loaded.context_limit} tokens is full (--ctx makes it larger)"

@@ -117,11 +117,7 @@ class Conversation:
                 model has none.
         """
         asked = [*self.messages, Message("user", question)]
-        thinking = Thinking()
-        if self._template is None:
-            check_thinks(self.options, "it has no chat template")
-        else:
-            thinking = thinking_of(self._model, self._template, self.options)
+        thinking = self.thinking(self.options)
         constraint = compile_constraint(self._model, self.options.constraint)
         return Generation(
             self._context,
@@ -133,6 +129,17 @@ class Conversation:
             drafter=self._drafter(self.options, constraint),
             on_finish=self._keep(asked),
         )
+
+    def thinking(self, options: GenerateOptions) -> Thinking:
+        """Give how answers with these options think.
+
+        Raises:
+            UsageError: thinking is asked for, and the model has none.
+        """
+        if self._template is None:
+            check_thinks(options, "it has no chat template")
+            return Thinking()
+        return thinking_of(self._model, self._template, options)
 
     def regenerate(self, *, cancel: threading.Event | None = None) -> Generation:
         """Answer the last question again.

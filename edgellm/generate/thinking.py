@@ -40,8 +40,9 @@ def thinking_of(model: Model, template: ChatTemplate, options: GenerateOptions) 
         check_thinks(options, "its chat template writes no tag of thoughts")
         return Thinking()
     constrained = options.constraint is not None
+    think = "on" if options.think == "auto" and options.think_budget > 0 else options.think
     return Thinking(
-        Reasoning(family, options.think, options.think_min, constrained),
+        Reasoning(family, think, options.think_min, constrained),
         Reasoning(family, "off"),
         ThoughtWatch(
             family,

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tinygguf import PERSIAN, write_tiny
+from tinygguf import PERSIAN, TEMPLATE, write_tiny
 
 pytest.importorskip("pty", reason="needs a system with pseudo-terminals")
 from pseudo_terminal import END, INTERRUPT, PROGRAM, SECONDS, Terminal
@@ -47,6 +47,24 @@ def test_persian_conversation_and_ctrl_d_leaves(terminal, tiny):
     screen.expect(">>> ")
     screen.send("/show history\n")
     screen.expect("user: سلام، می‌خواهم")
+    screen.expect(">>> ")
+    screen.send(END)
+    assert screen.wait() == 0
+
+
+def test_ctrl_c_stops_a_thought_and_not_the_program(terminal, tmp_path):
+    opening = TEMPLATE.replace("assistant\n'", "assistant\n<think>\n'")
+    path = write_tiny(tmp_path / "t.gguf", answer=None, context=100_000, template=opening)
+    screen = terminal("chat", str(path), "--temp", "0", "-t", "1", "--ctx", "100000")
+    screen.expect(">>> ")
+    screen.send("go\n")
+    screen.expect("\x1b[2mabcdefg")
+    screen.send(INTERRUPT)
+    screen.expect("\x1b[0m")
+    screen.expect("(stopped)")
+    screen.expect(">>> ")
+    screen.send("/show history\n")
+    screen.expect("(nothing has been said)")
     screen.expect(">>> ")
     screen.send(END)
     assert screen.wait() == 0
