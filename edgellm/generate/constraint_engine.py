@@ -155,9 +155,10 @@ class _Vocabulary:
     """
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        # The engine keeps this for ever, and must not keep the model.
+        self._model = weakref.ref(model)
         self.size = model.vocabulary_size
-        self.tokens = [self._bytes(token) for token in range(self.size)]
+        self.tokens = [_bytes(model, token) for token in range(self.size)]
         self.ends = sorted(model.end_tokens)
         if not self.ends:
             self.ends.append(self.size)
@@ -168,15 +169,17 @@ class _Vocabulary:
             token for token, raw in enumerate(self.tokens) if raw.startswith(SPECIAL)
         ]
 
-    def _bytes(self, token: int) -> bytes:
-        try:
-            raw = self._model.token_bytes(token)
-        except UsageError:  # the model gives more logits than there are tokens
-            return b""
-        # A byte token 0xff stands in no text either.
-        return raw if self._model.control_text(token) is None else SPECIAL + raw
-
     def __call__(self, text: str | bytes) -> list[int]:
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
-        return self._model.tokenize(text, special=False)
+        model = self._model()
+        return [] if model is None else model.tokenize(text, special=False)
+
+
+def _bytes(model: Model, token: int) -> bytes:
+    """Give what a token stands for; nothing where the model gives more logits than tokens."""
+    try:
+        raw = model.token_bytes(token)
+    except UsageError:
+        return b""
+    return raw if model.control_text(token) is None else SPECIAL + raw

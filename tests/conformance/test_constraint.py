@@ -110,6 +110,45 @@ def test_every_sampler_stays_within_the_mask(write, sampling):
         assert re.fullmatch("[xyz]{20}é", text)
 
 
+class Everything:
+    """A constraint that excludes nothing."""
+
+    complete = False
+
+    def __init__(self, size: int) -> None:
+        self.taken: list[int] = []
+        self._size = size
+
+    def mask(self):
+        return np.ones(self._size, bool)
+
+    def take(self, token: int) -> None:
+        self.taken.append(token)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        GREEDY,
+        Sampling(temperature=2),
+        Sampling(temperature=50, top_k=0, top_p=1, min_p=0),
+        Sampling(temperature=3, repeat_penalty=1.3, dry_multiplier=1, typical_p=0.9),
+        Sampling(temperature=3, mirostat=2),
+    ],
+)
+def test_where_all_is_allowed_the_text_is_that_without_a_constraint(model, context, sampling):
+    prompt = model.tokenize("hello a", special=False)
+    for seed in range(5):
+        seeded = dataclasses.replace(sampling, seed=seed)
+        context.prefill(prompt, seeded, never)
+        free = [context.next_piece() for _ in range(20)]
+        context.prefill(prompt, seeded, never)
+        everything = Everything(model.vocabulary_size)
+        context.constrain(everything)
+        assert [context.next_piece() for _ in range(20)] == free
+        assert everything.taken == list(context.held[len(prompt) :])
+
+
 def test_the_token_sampled_last_is_taken_when_the_next_one_is_asked_for(model, context):
     constraint = compile_constraint(model, Regex("bcd"))
     prompt = model.tokenize("a", special=False)

@@ -10,7 +10,17 @@ from pathlib import Path
 import edgellm
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = {"numpy", "llama_cpp", "gguf", "jinja2", "torch", "transformers", "mlx", "huggingface_hub"}
+HEAVY = {
+    "numpy",
+    "llama_cpp",
+    "gguf",
+    "jinja2",
+    "torch",
+    "transformers",
+    "mlx",
+    "huggingface_hub",
+    "llguidance",
+}
 
 
 def python(code: str, *, cwd: Path, path: Path | None = None) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -248,3 +250,14 @@ def test_what_has_to_follow_is_known_and_looking_changes_nothing(model):
     assert found[letter] == b""
     assert found[letter + 1] == b', "age": 1'
     assert found[len(written) - 2] == b"}"
+
+
+def test_a_model_is_not_kept_by_its_constraints(tmp_path):
+    loaded = load(write_tiny(tmp_path / "tiny.gguf"), threads=1)
+    constraint = compile_constraint(loaded.model, JsonSchema({"type": "integer"}))
+    there = weakref.ref(loaded.model)
+    loaded.close()
+    del loaded
+    gc.collect()
+    assert there() is None
+    assert constraint.satisfied_by("12")
