@@ -28,11 +28,11 @@ from jsonschema.validators import validator_for
 import edgellm
 from common import default_model, report
 from edgellm.backends.base import Model, Sampling
+from edgellm.device.memory import DRAFT_MAX
 from edgellm.generate.constraint import JsonSchema, compile_constraint
 from edgellm.generate.constraint_engine import engine_of
 from edgellm.generate.drafts import Drafts
 from edgellm.generate.forced import Forced
-from edgellm.generate.ngrams import DRAFT_MAX
 from edgellm.generate.prompt import chat_tokens
 from edgellm.generate.template import ChatTemplate, Message
 
