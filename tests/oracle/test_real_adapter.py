@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import edgellm
+from edgellm.backends.base import Sampling
+from edgellm.generate.engine import GenerateOptions
 from edgellm_converters.adapters.convert import convert_adapter
 from edgellm_converters.architectures.base import Side
 from edgellm_converters.pipeline import convert
@@ -60,3 +63,22 @@ def test_gemma_with_an_adapter_is_gemma_with_merged_weights(
     assert other.mean() > 0.01
     assert texts["adapter"] == texts["merged"] != texts["base"]
     assert texts["quantized, adapter"] != texts["quantized"]
+
+
+def test_the_folder_beside_the_model_and_away_again(
+    shared: Path, gemma3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `edgellm run --lora FOLDER` takes it: what its GGUF form gives, and nothing without it."""
+    adapter = shared / "models" / "gemma3-270m-lora" / "adapter"
+    monkeypatch.setenv("EDGELLM_CACHE", str(tmp_path))
+    greedy = GenerateOptions(Sampling(temperature=0), 12)
+    made = convert_adapter(adapter, gemma3, tmp_path / "lora.gguf", to=Side.GGUF)
+    texts = {}
+    for name, lora in (("none", ()), ("folder", (adapter,)), ("file", (made.output,))):
+        with edgellm.load(gemma3, lora=lora, context=256) as model:
+            texts[name] = model.complete(PROMPT, options=greedy).read().text
+            for each in model.adapters:
+                assert each.rank == 4
+                model.adapt({each.name: 0})
+                assert model.complete(PROMPT, options=greedy).read().text == texts["none"]
+    assert texts["folder"] == texts["file"] != texts["none"]
