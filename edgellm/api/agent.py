@@ -25,11 +25,14 @@ from edgellm.generate.engine import FinishReason, GenerateFields, GenerateOption
 from edgellm.generate.prompt import chat_tokens, text_tokens
 from edgellm.generate.template import Message, ToolCall
 from edgellm.generate.text import StopFilter
+from edgellm.generate.thinking import check_thinks, thinking_of
 from edgellm.generate.tools import FunctionTools, Toolbox, check_call
 from edgellm.generate.toolsyntax import MAX_CALLS, as_calls, call_schema, find_family, parse_calls
 
 if TYPE_CHECKING:
     from edgellm.api.chat import LoadedModel
+    from edgellm.generate.reasoning import Reasoning
+    from edgellm.generate.thoughts import Delta, ThoughtWatch
 
 __all__ = [
     "Event",
@@ -62,7 +65,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """What the model thought before it acted or answered; of the style "react" alone."""
+    """What the model thought before it called or answered."""
 
     text: str
 
@@ -308,7 +311,8 @@ class ToolRun:
         stop: Sequence[str] = (),
         answer: bool = False,
         drafts: bool = True,
-    ) -> Generator[str, None, GenerationResult]:
+        thoughts: ThoughtWatch | None = None,
+    ) -> Generator[Delta, None, GenerationResult]:
         """Continue tokens, giving the text as it comes; what was counted is kept.
 
         Raises:
@@ -322,12 +326,12 @@ class ToolRun:
             stop=(*options.stop, *stop) if constraint is None else (),
             speculate=options.speculate if drafts else "off",
         )
-        generation = self._model.continue_tokens(tokens, options, self.cancel)
-        stream = iter(generation)
+        generation = self._model.continue_tokens(tokens, options, self.cancel, thoughts=thoughts)
+        stream = generation.deltas()
         try:
             yield from stream
         finally:
-            stream.close()  # type: ignore[attr-defined]
+            stream.close()  # what was written until here is its result
             self._written.append(generation.result)
         if self.cancel.is_set():
             raise CancelledError
@@ -395,7 +399,9 @@ class ToolRun:
                 newest = self._messages[-1]
                 self._messages[-1] = replace(newest, content=f"{newest.content}\n\n{NOW}")
             before = len(self._texts)
-            body = yield from self._turn(self._prompt(first), last=last)
+            thinking = thinking_of(self._model.model, self._model.template, self._options)
+            prompt = self._prompt(first, thinking.asked)
+            body = yield from self._turn(prompt, thinking.watch, last=last)
             if not body or last:
                 return
             family = self._family
@@ -419,7 +425,7 @@ class ToolRun:
                 yield self._results[-1]
                 self._messages.append(_answered(broken, parsed.problem))
 
-    def _prompt(self, first: int) -> list[int]:
+    def _prompt(self, first: int, reasoning: Reasoning | None) -> list[int]:
         """Give the tokens of the conversation; the tools' examples stand as turns before it."""
         family, tools = self._family, self._toolbox.tools
         assert family is not None
@@ -441,27 +447,27 @@ class ToolRun:
             [*systems, *turns, *rest],
             tools=[tool.as_dict() for tool in tools.values()],
             guarded=family.result_signs,
+            reasoning=reasoning,
         )
 
-    def _turn(self, prompt: list[int], *, last: bool) -> Generator[Event, None, str]:
+    def _turn(
+        self, prompt: list[int], thoughts: ThoughtWatch | None, *, last: bool
+    ) -> Generator[Event, None, str]:
         """Let the model speak once; gives what it wrote as calls, empty if nothing."""
         family, model = self._family, self._model.model
         assert family is not None
         tokens, body = list(prompt), ""
         for _ in range(MAX_CALLS):
-            if self._required and not self._results and not body:
-                said = ""
-            else:
+            if not (self._required and not self._results and not body):
                 stop = self._forced or last
-                said, rest, found = yield from self._until_call(tokens, stop=stop)
-                if not found or last:
+                rest = yield from self._until_call(tokens, thoughts, stop=stop)
+                thoughts = None  # they come before all else
+                if rest is None or last:
                     return body
                 if not self._forced:
                     return rest
-            begin = [
-                *model.tokenize(said, special=False),
-                *model.tokenize(family.begin + family.gap, special=True),
-            ]
+                tokens = self._before_sign(len(tokens))
+            begin = model.tokenize(family.begin + family.gap, special=True)
             schema = call_schema(family, self._toolbox.tools)
             call = self._read([*tokens, *begin], constraint=JsonSchema(schema)).text
             end = f"{family.gap}{family.end}"
@@ -469,13 +475,33 @@ class ToolRun:
             if family.form == "list" or not family.end:
                 return body
             written = [*model.tokenize(call, special=False), *model.tokenize(end, special=True)]
-            tokens += [*begin, *written]
+            tokens = [*tokens, *begin, *written]
         return body
 
+    def _before_sign(self, prompt: int) -> list[int]:
+        """Give what the context holds before the sign of a call, of which the end may be missing.
+
+        So the model goes on behind the very tokens that it wrote, its thoughts among them.
+        """
+        family, model = self._family, self._model.model
+        assert family is not None
+        held, sign = list(self._model.held_tokens), family.begin.encode()
+        texts = [model.token_bytes(token) for token in held[prompt:]]
+        whole = b"".join(texts)
+        at = whole.rfind(sign)
+        if at < 0:
+            sizes = (size for size in range(len(sign), 0, -1) if whole.endswith(sign[:size]))
+            at = len(whole) - next(sizes, 0)
+        kept, size = 0, 0
+        while kept < len(texts) and size + len(texts[kept]) <= at:
+            size += len(texts[kept])
+            kept += 1
+        return held[: prompt + kept]
+
     def _until_call(
-        self, tokens: Sequence[int], *, stop: bool
-    ) -> Generator[Event, None, tuple[str, str, bool]]:
-        """Let the model write freely; gives what it said, what follows a call's sign, and whether.
+        self, tokens: Sequence[int], thoughts: ThoughtWatch | None, *, stop: bool
+    ) -> Generator[Event, None, str | None]:
+        """Let the model write freely; gives what follows a call's sign, None where there is none.
 
         Signs that are control tokens have no text: they are found among the evaluated tokens.
         With `stop` the text ends at the sign.
@@ -484,42 +510,48 @@ class ToolRun:
         assert family is not None
         sign = model.tokenize(family.begin, special=True) if family.begin else []
         control = sign[0] if len(sign) == 1 and model.control_text(sign[0]) is not None else None
-        signs = StopFilter([family.begin]) if family.begin else None
-        whole, said, found, seen = "", "", False, len(tokens)
+        signs = StopFilter([family.begin] if family.begin else [])
+        whole = thought = ""
+        said, found, seen = False, False, len(tokens)
         # Without drafts the evaluated tokens are those of the text so far.
-        stream = self._write(tokens, answer=True, drafts=control is None)
-        for text in stream:
+        stream = self._write(tokens, answer=True, drafts=control is None, thoughts=thoughts)
+        for kind, text in stream:
+            held = self._model.held_tokens
+            if kind == "thinking":
+                thought, seen = thought + text, len(held)
+                continue
+            if thought:
+                yield Thought(thought.strip())
+                thought = ""
             whole += text
             if control is not None and not found:
-                held = self._model.held_tokens
                 found, seen = control in held[seen:], len(held)
             if not family.begin and not said:
                 found = whole.lstrip().startswith("{")  # the answer is a call, or JSON
             if not found:
-                shown = signs.push(text) if signs is not None else text
+                shown = signs.push(text)
                 shown = shown if said else shown.lstrip()
-                said += shown
+                said = said or bool(shown)
                 yield from self._say(shown)
-                found = signs is not None and signs.hit is not None
+                found = signs.hit is not None
             if found and stop:
                 stream.close()
-                return said, "", True
-        if signs is not None and not found:
-            shown = signs.finish()
-            said += shown
-            yield from self._say(shown)
-        if signs is not None and signs.hit is not None:
-            return said, whole.partition(family.begin)[2], True
-        rest = whole if found else ""
-        if control is not None and control in (written := self._model.held_tokens[len(tokens) :]):
-            found = True
-            after = written[list(written).index(control) + 1 :]
-            rest = b"".join(map(model.token_bytes, after)).decode("utf-8", "replace")
-        return said, rest, found
+                return ""
+        if thought:
+            yield Thought(thought.strip())
+        if not found:
+            yield from self._say(signs.finish())
+        if control is not None and control in (held := self._model.held_tokens[len(tokens) :]):
+            after = held[list(held).index(control) + 1 :]
+            return b"".join(map(model.token_bytes, after)).decode("utf-8", "replace")
+        if signs.hit is not None:
+            return whole.partition(family.begin)[2]
+        return whole if found else None
 
     # Thoughts and actions as plain text.
 
     def _react_run(self) -> Iterator[Event]:
+        check_thinks(self._options, "it thinks in plain text, between its calls")
         tools = self._toolbox.tools
         text = react.opening(tools, self._messages)
         for _ in range(self._max_steps):
@@ -553,7 +585,7 @@ class ToolRun:
             self._steps += 1
             text += react.LAST_STEP
         stream = self._write(self._tokens(text), stop=react.ANSWER_STOPS, answer=True)
-        for piece in stream:
+        for _, piece in stream:
             yield from self._say(piece if self._texts else piece.lstrip())
 
     def _tokens(self, text: str) -> list[int]:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from edgellm.api.agent import ToolFields, ToolRun
     from edgellm.api.samples import AskFields, Beams, Best, Samples
     from edgellm.generate.conversation import Conversation
+    from edgellm.generate.thoughts import ThoughtWatch
     from edgellm.generate.tools import Toolbox
 
 __all__ = ["LoadedModel", "chat", "load"]
@@ -575,8 +576,12 @@ class LoadedModel:
         tokens: Sequence[int],
         options: GenerateOptions,
         cancel: threading.Event | None = None,
+        *,
+        thoughts: ThoughtWatch | None = None,
     ) -> Generation:
         """Continue tokens as they stand; an error where they fill the context.
+
+        `thoughts` watches over a text that begins with a thought.
 
         Raises:
             UsageError: a constraint cannot be used.
@@ -590,6 +595,7 @@ class LoadedModel:
             cancel=cancel,
             constraint=constraint,
             drafter=self._drafter(options, constraint),
+            thoughts=thoughts,
         )
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypedDict, Unpack
 
@@ -268,7 +268,7 @@ class Generation:
             if kind == "answer":
                 yield text
 
-    def deltas(self) -> Iterator[Delta]:
+    def deltas(self) -> Generator[Delta, None, None]:
         """Give the text piece by piece, thoughts and answer."""
         return self._stream
 
@@ -289,7 +289,7 @@ class Generation:
             pass
         return self.result
 
-    def _run(self) -> Iterator[Delta]:
+    def _run(self) -> Generator[Delta, None, None]:
         context, options, cancelled = self._context, self._options, self.cancel.is_set
         form = self._constraint.copy() if self._constraint is not None else None
         reason: FinishReason = "cancelled"
