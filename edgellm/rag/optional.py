@@ -18,7 +18,7 @@ def package(module: str, project: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
+        if (error.name or "").partition(".")[0] != module.partition(".")[0]:
             raise
         raise UsageError(
             f"{project} is not installed", hint="pip install 'edgellm[rag]'"
