@@ -22,6 +22,8 @@ __all__ = ["Engine", "TokenConstraint", "engine_of"]
 REMEMBERED = 16  # compiled constraints of a model
 # A byte that is in no UTF-8 text marks a token that only a grammar's <|name|> stands for.
 SPECIAL = b"\xff"
+# What is tokenized before a text, so that it is tokenized as in the middle of one.
+BEFORE = ("", "\x02", "\n")
 
 _engines: weakref.WeakKeyDictionary[Model, Engine] = weakref.WeakKeyDictionary()
 
@@ -173,7 +175,16 @@ class _Vocabulary:
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
         model = self._model()
-        return [] if model is None else model.tokenize(text, special=False)
+        if model is None:
+            return []
+        # Within a text no space belongs before it, which many tokenizers put there.
+        raw = text.encode()
+        for before in BEFORE:
+            tokens = model.tokenize(before + text, special=False)
+            for first in range(min(4, len(tokens))):
+                if b"".join(map(self.tokens.__getitem__, tokens[first:])) == raw:
+                    return tokens[first:]
+        return model.tokenize(text, special=False)
 
 
 def _bytes(model: Model, token: int) -> bytes:

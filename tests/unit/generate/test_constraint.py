@@ -13,11 +13,13 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.validators import validator_for
 
+import tiny
 from edgellm.api.chat import load
 from edgellm.errors import UsageError
 from edgellm.generate.constraint import Grammar, JsonSchema, Regex, compile_constraint
 from edgellm.generate.constraint_keywords import FORMATS
 from edgellm.generate.engine import GenerateOptions
+from edgellm_converters.pipeline import convert
 from tinygguf import END, START, write_tiny
 
 CHECKER: FormatChecker = Draft202012Validator.FORMAT_CHECKER
@@ -261,3 +263,22 @@ def test_a_model_is_not_kept_by_its_constraints(tmp_path):
     gc.collect()
     assert there() is None
     assert constraint.satisfied_by("12")
+
+
+def test_a_mask_is_what_is_allowed_also_where_a_text_is_forced(tmp_path) -> None:
+    """SentencePiece puts a space before a text, which is in none where a grammar forces one."""
+    convert(tiny.llama(tmp_path / "hf"), tmp_path / "tiny.gguf")
+    with load(tmp_path / "tiny.gguf", threads=1) as loaded:
+        model = loaded.model
+        for text in ("[12] x: abc", " a  b", "می\u200cروم [1]"):
+            constraint = compile_constraint(model, Regex(re.escape(text)))
+            raw = bytearray()
+            while not constraint.complete and bytes(raw) != text.encode():
+                mask = constraint.mask()
+                each = [constraint.allows(token) for token in range(model.vocabulary_size)]
+                assert mask.any()
+                assert all(each[token] for token in np.flatnonzero(mask))
+                token = int(np.flatnonzero(mask)[-1])
+                constraint.take(token)
+                raw += model.token_bytes(token)
+            assert raw.decode() == text
