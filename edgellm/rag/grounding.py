@@ -265,7 +265,7 @@ def _literal(text: str) -> str:
 
 
 def _key(question: str, passages: Sequence[Passage]) -> str:
-    """Give a mark that who wrote a source cannot know: it depends on the question and the others."""
+    """Give a mark that who wrote a source cannot know: question and other sources are in it."""
     digest = hashlib.sha256(question.encode("utf-8", "surrogatepass"))
     for passage in passages:
         digest.update(b"\0" + passage.text.encode("utf-8", "surrogatepass"))

@@ -13,6 +13,7 @@ import edgellm
 import tiny
 from edgellm.backends.base import Sampling
 from edgellm.generate.constraint import check_constraint, compile_constraint
+from edgellm.generate.constraint_engine import TokenConstraint
 from edgellm.rag.grounding import (
     REFUSAL,
     Citation,
@@ -164,15 +165,26 @@ def test_whatever_a_model_writes_within_the_grammar_is_verified(model: Path) -> 
     assert answered
 
 
-def test_the_grammar_allows_the_refusal_and_nothing_before_a_quote(model: Path) -> None:
+GOOD = f'[1] "{HEIGHT}"\nAnswer: 435 m [1]'
+WRITTEN = {
+    REFUSAL: True,
+    GOOD: True,
+    f'[1] "Built in 2007."\n{GOOD}': True,
+    f"{GOOD}\n": False,
+    f"{REFUSAL}.": False,
+    "Answer: 435 m": False,
+    GOOD.replace("435 m high", "436 m high"): False,
+    GOOD.replace('[1] "', '[2] "'): False,
+    GOOD.replace("m [1]", "m [3]"): True,
+    GOOD.replace("m [1]", "m [4]"): False,
+    '[3] "..."\nAnswer: 435 m': False,
+    f"{GOOD[:46]}{GOOD[:46]}{GOOD}": False,
+}
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_the_grammar_has_quotes_of_sources_or_the_refusal(model: Path, text: str) -> None:
     with edgellm.load(model) as loaded:
-        grammar = answer_grammar(PASSAGES)
-        for text, fits in ((REFUSAL, True), ("Answer: x", False), ('[3] "', False), ("[9]", False)):
-            constraint = compile_constraint(loaded.model, grammar)
-            taken = True
-            for token in loaded.tokenize(text, ends=False):
-                if not constraint.allows(token):
-                    taken = False
-                    break
-                constraint.take(token)
-            assert taken is fits, text
+        constraint = compile_constraint(loaded.model, answer_grammar(PASSAGES))
+        assert isinstance(constraint, TokenConstraint)
+        assert constraint.satisfied_by(text) is WRITTEN[text]
