@@ -24,7 +24,7 @@ export CHAT_PROMPT CHAT_MODEL
 .PHONY: help chat setup test test-oracle test-arm64 lint format bench docs clean
 
 help: ## this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 chat: ## talk to the default model; PROMPT="..." asks once, MODEL=... takes another model
 	@$(SETUP)
