@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -184,7 +185,25 @@ class _Vocabulary:
             for first in range(min(4, len(tokens))):
                 if b"".join(map(self.tokens.__getitem__, tokens[first:])) == raw:
                     return tokens[first:]
-        return model.tokenize(text, special=False)
+        return self._longest(raw)
+
+    @functools.cached_property
+    def _numbers(self) -> tuple[dict[bytes, int], int]:
+        """Each token by its bytes, and the length of the longest."""
+        numbers = {piece: token for token, piece in enumerate(self.tokens)}
+        return numbers, max(map(len, numbers))
+
+    def _longest(self, raw: bytes) -> list[int]:
+        """Cut bytes into the longest tokens, where the tokenizer changes the text, as NFC does."""
+        numbers, most = self._numbers
+        found = []
+        while raw:
+            size = next((n for n in range(min(most, len(raw)), 0, -1) if raw[:n] in numbers), 0)
+            if not size:  # no token begins so
+                break
+            found.append(numbers[raw[:size]])
+            raw = raw[size:]
+        return found
 
 
 def _bytes(model: Model, token: int) -> bytes:

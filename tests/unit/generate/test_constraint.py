@@ -282,3 +282,14 @@ def test_a_mask_is_what_is_allowed_also_where_a_text_is_forced(tmp_path) -> None
                 constraint.take(token)
                 raw += model.token_bytes(token)
             assert raw.decode() == text
+
+
+def test_what_is_forced_is_not_composed(tmp_path, monkeypatch):
+    # As the tokenizers of Qwen do: e and an acute accent become one letter.
+    decomposed = "cafe\u0301 «ا\u0653»"
+    with load(write_tiny(tmp_path / "tiny.gguf"), threads=1) as loaded:
+        monkeypatch.setattr(loaded.model, "_composes", True)
+        spec = JsonSchema({"const": decomposed})
+        result = loaded.complete("a", constraint=spec, max_tokens=60).read()
+    assert result.finish_reason == "stop"
+    assert json.loads(result.text) == decomposed
