@@ -66,9 +66,10 @@ def test_json_has_the_documented_keys(call, tiny):
     body = json.loads(out)
     assert (status, err) == (0, "")
     assert list(body) == [
-        "text", "finish_reason", "complete", "prompt_tokens", "reused_tokens", "restored_tokens",
-        "completion_tokens", "drafted_tokens", "accepted_tokens", "time_to_first_token_s",
-        "prompt_tokens_per_s", "completion_tokens_per_s", "seed", "context", "model", "backend",
+        "text", "thinking", "finish_reason", "complete", "prompt_tokens", "reused_tokens",
+        "restored_tokens", "completion_tokens", "thinking_tokens", "drafted_tokens",
+        "accepted_tokens", "time_to_first_token_s", "prompt_tokens_per_s",
+        "completion_tokens_per_s", "seed", "context", "model", "backend",
         "adapters", "context_changes",
     ]  # fmt: skip
     assert body["text"] == ANSWER
