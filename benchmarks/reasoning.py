@@ -48,7 +48,7 @@ def main() -> int:
     from edgellm.backends.mlx.library import missing
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="how many prompts")
+    parser.add_argument("--prompts", type=int, default=5, help="how many prompts")
     parser.add_argument("--temp", type=float, default=0.8, help="temperature")
     parser.add_argument("--threads", type=int, help="of llama.cpp")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
