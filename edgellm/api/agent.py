@@ -402,7 +402,7 @@ class ToolRun:
             thinking = thinking_of(self._model.model, self._model.template, self._options)
             prompt = self._prompt(first, thinking.asked)
             body = yield from self._turn(prompt, thinking.watch, last=last)
-            if not body or last:
+            if body is None or last:
                 return
             family = self._family
             assert family is not None
@@ -452,8 +452,8 @@ class ToolRun:
 
     def _turn(
         self, prompt: list[int], thoughts: ThoughtWatch | None, *, last: bool
-    ) -> Generator[Event, None, str]:
-        """Let the model speak once; gives what it wrote as calls, empty if nothing."""
+    ) -> Generator[Event, None, str | None]:
+        """Let the model speak once; gives what it wrote as calls, None if it wrote none."""
         family, model = self._family, self._model.model
         assert family is not None
         tokens, body = list(prompt), ""
@@ -463,7 +463,7 @@ class ToolRun:
                 rest = yield from self._until_call(tokens, thoughts, stop=stop)
                 thoughts = None  # they come before all else
                 if rest is None or last:
-                    return body
+                    return body or None
                 if not self._forced:
                     return rest
                 tokens = self._before_sign(len(tokens))

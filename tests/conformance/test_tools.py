@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 
+import tinygguf
 from edgellm.api.agent import TextDelta, Thought, ToolResult
 from edgellm.api.chat import LoadedModel, load
+from edgellm.backends.base import Sampling
 from edgellm.errors import UsageError
 from edgellm.generate.template import ToolCall
 from edgellm.generate.toolfile import ToolFile
@@ -21,6 +24,7 @@ HERMES = (
     "{{ c.function.arguments | tojson }}\n</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+DATA = Path(__file__).resolve().parents[2] / "benchmarks" / "tools_data"
 TOOLS = """
 import os, time
 from typing import Literal
@@ -176,3 +180,53 @@ def test_a_template_without_tools_has_react(subject, tmp_path):
             model.run_tools("q", [note], style="template")
         run = model.run_tools("q", [note], choice="required", max_steps=1, max_tokens=4)
         assert run.read().style == "react"
+
+
+@pytest.mark.parametrize("constrain", [True, False])
+@pytest.mark.parametrize("more", [True, False])
+def test_a_sign_that_is_a_control_token_is_found(subject, tmp_path, monkeypatch, constrain, more):
+    """Such a token has no text: here the model writes it and then, perhaps, an `x`."""
+    sign = "[TOOL_CALLS]"
+    special = list(tinygguf.SPECIAL)
+    special[tinygguf.EOS] = sign
+    chains = {"CALL": [tinygguf.EOS] + [tinygguf.byte_token(ord("x"))] * more}
+    plain = tinygguf.chain_of
+    monkeypatch.setattr(tinygguf, "SPECIAL", tuple(special))
+    monkeypatch.setattr(tinygguf, "chain_of", lambda text: chains.get(text) or plain(text))
+    path = subject.tiny(tmp_path, answer="CALL", template=HERMES.replace("<tool_call>", sign),
+                        context=4096)  # fmt: skip
+
+    def note() -> str:
+        return "noted"
+
+    with load(path, backend=subject.name, threads=subject.options.threads) as model:
+        (token,) = model.tokenize(sign, special=True, ends=False)
+        if model.model.control_text(token) is None:
+            pytest.skip("this vocabulary has it as a plain token")
+        run = model.run_tools("q", [note], constrain=constrain, max_steps=1, max_tokens=8)
+        events = list(run)
+    results = run.result.results
+    assert not any(isinstance(e, TextDelta) for e in events[: events.index(results[0])])
+    if constrain:
+        assert results[0].text == "noted"
+    else:
+        assert "cannot be read" in results[0].text or "no call" in results[0].text
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("style", ["react", "template"])
+def test_the_default_model_calls_by_itself(smollm2, style):
+    """Nothing forces it: the sign of a call is its own."""
+    template = (DATA / "hermes.jinja").read_text(encoding="utf-8")
+    with load(smollm2, chat_template=template, context=4096, threads=1) as model:
+        run = model.run_tools(
+            "What is 37 times 41?",
+            ToolFile(DATA / "tools.py"),
+            style=style,
+            sampling=Sampling(temperature=0),
+            max_tokens=40,
+        )
+        result = run.read()
+    assert [(each.call.name, each.text) for each in result.results] == [("calculate", "1517")]
+    assert "1517" in result.text
+    assert "tool_call" not in result.text
