@@ -21,7 +21,7 @@ from edgellm.generate.ngrams import Ngrams
 __all__ = ["Drafts", "Pace", "Speculate", "check_speculate"]
 
 Speculate = Literal["auto", "ngram", "off"]
-FIRST, LEAST = 4, 2  # tokens of the first draft, and of the shortest one
+FIRST = 2  # tokens of the first draft; none is shorter
 # What a token in a batch costs, of one that is evaluated alone: measured 0.25 to 0.45 on
 # processors (docs/measurements.md).
 BATCHED = 1 / 3
@@ -66,10 +66,10 @@ class Pace:
         if accepted >= drafted * self._cost:
             self.failures = 0
             longer = 2 * self.length if accepted == drafted else accepted + 1
-            self.length = min(self._most, max(LEAST, longer))
+            self.length = min(self._most, max(FIRST, longer))
         else:
             self.failures += 1
-            self.length = min(self._most, max(LEAST, self.length // 2))
+            self.length = min(self._most, max(FIRST, self.length // 2))
 
 
 class Drafts:
