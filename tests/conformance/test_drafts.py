@@ -190,7 +190,8 @@ def test_a_draft_model_of_the_same_weights_is_always_right(subject, tmp_path):
     with load(path, backend=subject.name, context=64, draft=path) as loaded:
         found = loaded.complete("x\n", sampling=GREEDY).read()
         assert found.text == plain.text == "Hi " + PERSIAN
-        assert found.drafted_tokens == found.accepted_tokens > 5
+        # One that costs as much as the model never pays, so that it is asked less and less.
+        assert found.drafted_tokens == found.accepted_tokens >= 4
         assert loaded.complete("x\n", sampling=GREEDY, speculate="off").read().drafted_tokens == 0
 
 
