@@ -6,6 +6,7 @@ EdgellmError
 ├── NotFoundError         a model, file or session that is not there
 ├── DoesNotFitError       the model or the context needs more memory than there is
 ├── UnsafeModelError      a model file that must not reach native code
+├── CorruptLibraryError   a library of documents that is damaged, or none
 ├── ContextOverflowError  the prompt is longer than the context
 ├── CheckFailedError      a verification or threshold did not hold
 ├── TemplateError         a chat template that fails, or tries to do harm
@@ -19,6 +20,7 @@ __all__ = [
     "BackendError",
     "CheckFailedError",
     "ContextOverflowError",
+    "CorruptLibraryError",
     "DoesNotFitError",
     "EdgellmError",
     "FetchError",
@@ -59,6 +61,10 @@ class DoesNotFitError(EdgellmError):
 
 class UnsafeModelError(EdgellmError):
     """A model file that must not reach native code."""
+
+
+class CorruptLibraryError(EdgellmError):
+    """A library of documents that is damaged, or a file that is none."""
 
 
 class ContextOverflowError(EdgellmError):

@@ -30,6 +30,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], str, int], ...] = (
     (edgellm_errors.DoesNotFitError, "does_not_fit", 4),
     (quant_errors.BudgetError, "does_not_fit", 4),
     (edgellm_errors.UnsafeModelError, "corrupt_file", 5),
+    (edgellm_errors.CorruptLibraryError, "corrupt_file", 5),
     (converter_errors.CorruptFileError, "corrupt_file", 5),
     (edgellm_errors.ContextOverflowError, "context_overflow", 6),
     (edgellm_errors.CheckFailedError, "check_failed", 7),

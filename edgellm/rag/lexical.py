@@ -19,7 +19,8 @@ __all__ = ["CREATE_TABLE", "LexicalHit", "search", "searched_terms"]
 
 # Porter's stemmer changes words of English alone; vowel signs (M*) are part of words.
 CREATE_TABLE = """CREATE VIRTUAL TABLE fts USING fts5(
-    norm_tokens, tokenize = "porter unicode61 remove_diacritics 0 categories 'L* N* M* Co'"
+    norm_tokens, content = '',
+    tokenize = "porter unicode61 remove_diacritics 0 categories 'L* N* M* Co'"
 )"""
 
 MAX_SHARE = 0.05  # of the chunks: terms that stand in more are left out of a question
