@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgellm.api.embed import LoadedEmbedder, load_embedder
     from edgellm.api.evaluate import measure
     from edgellm.api.quantize import quantize
+    from edgellm.api.rag import OpenLibrary, open_library
     from edgellm.api.tokenize import LoadedTokenizer, load_tokenizer
     from edgellm.backends.base import Sampling
     from edgellm.errors import EdgellmError
@@ -31,6 +32,7 @@ __all__ = [
     "LoadedModel",
     "LoadedTokenizer",
     "Message",
+    "OpenLibrary",
     "Regex",
     "Sampling",
     "ToolCall",
@@ -41,6 +43,7 @@ __all__ = [
     "load_embedder",
     "load_tokenizer",
     "measure",
+    "open_library",
     "quantize",
 ]
 
@@ -54,6 +57,7 @@ _EXPORTS = {
     "LoadedModel": "edgellm.api.chat",
     "LoadedTokenizer": "edgellm.api.tokenize",
     "Message": "edgellm.generate.template",
+    "OpenLibrary": "edgellm.api.rag",
     "Regex": "edgellm.generate.constraint",
     "Sampling": "edgellm.backends.base",
     "ToolCall": "edgellm.generate.template",
@@ -64,6 +68,7 @@ _EXPORTS = {
     "load_embedder": "edgellm.api.embed",
     "load_tokenizer": "edgellm.api.tokenize",
     "measure": "edgellm.api.evaluate",
+    "open_library": "edgellm.api.rag",
     "quantize": "edgellm.api.quantize",
 }
 

@@ -61,7 +61,10 @@ def reference() -> str:
         command = cli.get_command(root, name)
         if command is None:
             raise ValueError(f"edgellm {name} is in the table, but there is no such command")
-        parts.append(describe(command, click.Context(command, info_name=name, parent=root)))
+        ctx = click.Context(command, info_name=name, parent=root)
+        parts.append(describe(command, ctx))
+        for inner, each in command.commands.items() if isinstance(command, click.Group) else ():
+            parts.append(describe(each, click.Context(each, info_name=inner, parent=ctx)))
     parts.append("## Variables of no single command\n\n| variable | meaning |\n|---|---|")
     parts[-1] += "".join(f"\n| `{name}` | {text} |" for name, text in VARIABLES.items()) + "\n"
     return "\n".join(parts)

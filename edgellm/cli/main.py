@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "eval": "edgellm.cli.eval",
     "embed": "edgellm.cli.embed",
     "tokenize": "edgellm.cli.tokenize",
+    "rag": "edgellm.cli.rag",
     "show": "edgellm.cli.show",
     "list": "edgellm.cli.list",
     "pull": "edgellm.cli.pull",
@@ -93,9 +94,11 @@ def option_variables(ctx: click.Context) -> set[str]:
     found: set[str] = set()
     for name in COMMANDS:
         command = cli.get_command(ctx, name)
-        for parameter in command.params if command else []:
-            if isinstance(parameter, EnvOption) and isinstance(parameter.envvar, str):
-                found.add(parameter.envvar)
+        inner = list(command.commands.values()) if isinstance(command, click.Group) else []
+        for each in [command, *inner]:
+            for parameter in each.params if each else []:
+                if isinstance(parameter, EnvOption) and isinstance(parameter.envvar, str):
+                    found.add(parameter.envvar)
     return found
 
 

@@ -34,9 +34,11 @@ def python(code: str, *, cwd: Path, path: Path | None = None) -> str:
 def test_the_public_names_are_pinned() -> None:
     assert edgellm.__all__ == [
         *("EdgellmError", "GenerateOptions", "Grammar", "JsonSchema"),
-        *("LoadedEmbedder", "LoadedModel", "LoadedTokenizer", "Message", "Regex", "Sampling"),
+        *("LoadedEmbedder", "LoadedModel", "LoadedTokenizer", "Message"),
+        *("OpenLibrary", "Regex", "Sampling"),
         *("ToolCall", "ToolFile"),
-        *("chat", "convert", "load", "load_embedder", "load_tokenizer", "measure", "quantize"),
+        *("chat", "convert", "load", "load_embedder", "load_tokenizer", "measure"),
+        *("open_library", "quantize"),
     ]
     for name in edgellm.__all__:
         assert callable(getattr(edgellm, name))
