@@ -15,6 +15,8 @@ from edgellm.rag.clean import clean
 from edgellm.rag.document import Document, Page
 from edgellm.rag.loaders.building import MAX_TITLE, PageBuilder, one_line
 from edgellm.rag.loaders.encoding import decode
+from edgellm.rag.loaders.errors import LoaderError
+from edgellm.rag.loaders.limits import MAX_DEPTH
 from edgellm.rag.loaders.text import read_bytes
 from edgellm.rag.optional import package
 
@@ -50,6 +52,14 @@ _CHARSET = re.compile(
 )
 MAX_RULES = 1000  # of the style sheet that may hide something
 _TEXT = "-text"
+_TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]{0,20})")
+_CLOSED_BY_NEXT = frozenset(
+    (
+        "p", "li", "dt", "dd", "tr", "td", "th", "thead", "tbody", "tfoot", "option", "optgroup",
+        "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param",
+        "source", "track", "wbr", "path",
+    )
+)  # fmt: skip
 
 
 def load(path: Path) -> Document:
@@ -62,6 +72,8 @@ def load(path: Path) -> Document:
 
 def page_of(markup: str, number: int | None) -> tuple[str, Page]:
     """Give the title ("" where there is none) and the text of a page of HTML or XHTML."""
+    if markup.count("<") > MAX_DEPTH and _depth(markup) > MAX_DEPTH:
+        raise LoaderError("is nested too deep")
     parser = package("selectolax.lexbor", "selectolax").LexborHTMLParser(markup)
     named = parser.css_first("title")
     title = one_line(clean(named.text()))[:MAX_TITLE] if named is not None else ""
@@ -83,6 +95,20 @@ def page_of(markup: str, number: int | None) -> tuple[str, Page]:
             stack.extend((child, False) for child in reversed(list(node.iter(include_text=True))))
     reader.flush()
     return title, reader.built.page(number)
+
+
+def _depth(markup: str) -> int:
+    """Give the most elements that can be open at once; one that its sibling closes is not counted.
+
+    The parser looks through all open elements at each tag, so that its time grows with both.
+    """
+    depth = most = 0
+    for end, name in _TAG.findall(markup):
+        if name.lower() in _CLOSED_BY_NEXT:
+            continue
+        depth = max(0, depth - 1) if end else depth + 1
+        most = max(most, depth)
+    return most
 
 
 class _Reader:

@@ -18,6 +18,6 @@ MAX_MARKUP = 64_000_000  # bytes of a file that is read whole (text, HTML) or of
 MAX_TEXT = 64_000_000  # characters of a document
 MAX_PAGES = 20_000
 MAX_UNPACKED = 256_000_000  # bytes that an archive (DOCX, EPUB) unpacks to, all parts together
-MAX_DEPTH = 1_000  # of nested elements; what lies deeper is read as part of what is above it
+MAX_DEPTH = 2_000  # of elements in elements, of values in values
 MAX_SECONDS = 300.0  # in the process that reads risky formats
 MAX_MEMORY = 2_000_000_000  # bytes of that process
