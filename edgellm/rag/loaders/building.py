@@ -16,12 +16,13 @@ _SPACE = re.compile(r"[ \t\n\r\f\v\u00a0]+")
 
 
 class PageBuilder:
-    """Blocks of text, an empty line between them (or a line's end, where `close` says so)."""
+    """Blocks of text, an empty line between them; a line's end between two that are `close`."""
 
     def __init__(self) -> None:
         self.headings: list[Heading] = []
         self._parts: list[str] = []
         self._length = 0
+        self._last_close = False
 
     def add(self, text: str, *, level: int | None = None, close: bool = False) -> None:
         """Add a block; with a level it is a heading. An empty one adds nothing."""
@@ -29,9 +30,10 @@ class PageBuilder:
         if not text:
             return
         if self._parts:
-            gap = "\n" if close else "\n\n"
+            gap = "\n" if close and self._last_close else "\n\n"
             self._parts.append(gap)
             self._length += len(gap)
+        self._last_close = close
         if level is not None:
             self.headings.append(Heading(self._length, level, one_line(text)[:MAX_TITLE]))
         self._parts.append(text)

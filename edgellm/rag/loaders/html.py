@@ -127,7 +127,8 @@ class _Reader:
     def enter(self, tag: str) -> None:
         if tag in _BLOCKS:
             self.flush()
-            self._close = tag in _CLOSE
+            if not self._parts:  # the mark of an item waits for its text
+                self._close = tag in _CLOSE
             if tag == "li":
                 self._parts.append("- ")
             elif tag == "pre":
