@@ -35,7 +35,9 @@ def load(path: Path) -> Document:
     except (LoaderError, MemoryError):
         raise
     except Exception as error:  # python-docx raises what lxml, zipfile and its own code raise
-        raise LoaderError("is no DOCX file that can be read: it is damaged") from error
+        raise LoaderError(
+            "is no DOCX file that can be read: it is damaged, or too large"
+        ) from error
     return Document(title or path.name, "docx", (built.page(None),))
 
 
