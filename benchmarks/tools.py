@@ -27,13 +27,17 @@ WAYS = (
 )  # fmt: skip
 
 
-def solved(task: dict[str, object], answer: str) -> bool:
+def holds(text: str, wanted: str) -> bool:
+    """Tell whether a text holds a word, or a number with its sign."""
+    text = re.sub(r"(?<=\d),(?=\d{3})", "", text.translate(DIGITS))
+    return re.search(rf"(?<![\w-]){re.escape(wanted)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def answered(task: dict[str, str], answer: str) -> bool:
     """Tell whether an answer holds what is asked for, and no number that is neither's."""
-    text = re.sub(r"(?<=\d),(?=\d{3})", "", answer.translate(DIGITS))
-    wanted = str(task["answer"])
-    known = set(re.findall(r"\d+", f"{task['question']} {wanted}".translate(DIGITS)))
-    found = re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text, re.IGNORECASE)
-    return found is not None and set(re.findall(r"\d+", text)) <= known
+    known = set(re.findall(r"\d+", f"{task['question']} {task['answer']}".translate(DIGITS)))
+    numbers = re.findall(r"\d+", re.sub(r"(?<=\d),(?=\d{3})", "", answer.translate(DIGITS)))
+    return holds(answer, task["answer"]) and set(numbers) <= known
 
 
 def ask(model: LoadedModel, way: str, question: str) -> tuple[str, tuple[ToolResult, ...], int]:
@@ -80,18 +84,20 @@ def main() -> None:
             results: list[ToolResult] = []
             for task in tasks:
                 answer, called, written = ask(model, way, task["question"])
-                good += solved(task, answer)
-                right += {c.call.name for c in called if c.ok} >= set(task["tools"]) and any(
-                    str(task["answer"]) in c.text.translate(DIGITS) for c in called if c.ok
-                )
+                got = [c for c in called if c.ok and holds(c.text, task["answer"])]
+                # Without the tool's result a right answer is a guess.
+                sure = answered(task, answer) and (way == "none" or bool(got))
+                good += sure
+                right += bool(got)
                 results += called
                 tokens += written
                 if args.show:
                     calls = [
                         f"{c.call.name}{dict(c.call.arguments)} -> {c.text[:60]}" for c in called
                     ]
-                    sign = "+" if solved(task, answer) else "-"
-                    print(f"  {sign} {task['question']} | {calls} | {answer[:80]!r}")
+                    print(
+                        f"  {'+' if sure else '-'} {task['question']} | {calls} | {answer[:80]!r}"
+                    )
             seconds = (time.perf_counter() - start) / len(tasks)
             print(
                 f"{way:17}  {good:2} / {len(tasks):2}  {right:10}  {len(results):5}  "
