@@ -69,7 +69,8 @@ FAMILIES = (
            "<｜tool▁calls▁end｜>", "named"),
     Family("command-r", ("<|START_ACTION|>",), "<|START_ACTION|>", "<|END_ACTION|>", "list",
            name_key="tool_name", arguments_key="parameters"),
-    Family("lfm2", ("<|tool_call_start|>",), "<|tool_call_start|>", "<|tool_call_end|>", "python"),
+    # Its templates write the list of tools between signs, and not all of them write calls.
+    Family("lfm2", ("<|tool_list_start|>",), "<|tool_call_start|>", "<|tool_call_end|>", "python"),
     Family("llama-3", ("<|python_tag|>",), "", "", arguments_key="parameters"),
     Family("llama-3", ('"parameters": dictionary of argument name',), "", "",
            arguments_key="parameters"),
@@ -222,8 +223,10 @@ def _xml(family: Family, text: str, tools: Mapping[str, Tool]) -> list[ToolCall]
     return calls
 
 
-def _python(family: Family, text: str, tools: Mapping[str, Tool]) -> list[ToolCall]:  # noqa: ARG001
-    """Read a list of Python's calls with literals as arguments."""
+def _python(family: Family, text: str, tools: Mapping[str, Tool]) -> list[ToolCall]:
+    """Read a list of Python's calls with literals as arguments, or of JSON objects."""
+    if text.lstrip("[ \t\r\n").startswith("{"):
+        return _objects(family, text, tools)
     tree = ast.parse(text, mode="eval").body
     calls = []
     for node in tree.elts if isinstance(tree, ast.List) else [tree]:

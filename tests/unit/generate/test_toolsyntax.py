@@ -47,7 +47,8 @@ WRITTEN = [
     ("command-r", "tools <|START_ACTION|>",
      '[{"tool_call_id": "0", "tool_name": "find", "parameters": ' + ARGUMENTS
      + '}, {"tool_call_id": "1", "tool_name": "stop", "parameters": {}}]<|END_ACTION|>'),
-    ("lfm2", "tools <|tool_call_start|>", '[find(word="سلام", most=2), stop()]<|tool_call_end|>'),
+    ("lfm2", "tools <|tool_list_start|>", '[find(word="سلام", most=2), stop()]<|tool_call_end|>'),
+    ("lfm2", "tools <|tool_list_start|>", f"[{JSON}, {STOP}]<|tool_call_end|>"),
     ("llama-3", "tools <|python_tag|>",
      '{"name": "find", "parameters": ' + ARGUMENTS + '}; {"name": "stop", "parameters": {}}'),
     ("json", "tools", '{"function": {"name": "find", "arguments": ' + ARGUMENTS + "}}\n" + STOP),
