@@ -23,8 +23,9 @@ CREATE_TABLE = """CREATE VIRTUAL TABLE fts USING fts5(
     tokenize = "porter unicode61 remove_diacritics 0 categories 'L* N* M* Co'"
 )"""
 
-MAX_SHARE = 0.05  # of the chunks: terms that stand in more are left out of a question
-MIN_CHUNKS = 5000  # in smaller libraries no term is left out: all of them cost little there
+# Lower shares cost more than they save: see docs/measurements.md, which has several.
+MAX_SHARE = 0.2  # of the chunks: terms that stand in more are left out of a question
+MIN_CHUNKS = 20_000  # in smaller libraries no term is left out: all of them cost little there
 FEW_TERMS = 2  # where all terms are frequent, so many of the rarest stay
 MAX_TERMS = 256  # of a question; what comes behind is not searched
 
