@@ -32,9 +32,9 @@ MAGIC = b"EDGEBITS"
 VERSION = 1
 # magic, version, dimension, chunks, chunks when the mean was taken, generation, library, padding
 HEADER = struct.Struct("<8sIIQQQ16s8x")
-BLOCK = 1 << 16  # chunks that are compared at a time
+BLOCK = 1 << 14  # chunks that are compared at a time
 ROWS = 4096  # vectors that are read from the library at a time
-RESCORED = 400  # chunks that are scored exactly, at least
+RESCORED = 200  # chunks that are scored exactly, at least
 FEW = 2000  # chunks: of so many or fewer all are scored exactly
 PROBED = 256  # rows of an older index that are compared before the rest is believed
 Floats = npt.NDArray[np.float32]
@@ -174,17 +174,20 @@ def open_index(library: Library, progress: Callable[[int, int], None] | None = N
         library: read in one transaction (`Library.reading`).
         progress: called with vectors read and vectors in all.
     """
-    kept = read_index(library)
+    kept = library.index if isinstance(library.index, Index) else read_index(library)
     if kept is not None and kept.generation == library.generation:
+        library.index = kept
         return kept
+    library.index = None
     index = _updated(library, kept, progress or (lambda _done, _total: None))
     with suppress(OSError):
         _write(index, index_path(library.path))
+    library.index = index
     return index
 
 
 def read_index(library: Library) -> Index | None:
-    """Map the library's index; None if there is none, or it is another's or damaged."""
+    """Read the library's index; None if there is none, or it is another's or damaged."""
     facts = library.embedder
     if facts is None or not facts.dimension:
         return None
@@ -201,10 +204,13 @@ def read_index(library: Library) -> Index | None:
             known = (magic, version, width, key, size)
             if known != (MAGIC, VERSION, dimension, library.key, length):
                 return None
-            data = np.memmap(file, np.uint8, "r")
+            # Read and not mapped: a file that is cut short meanwhile would end the process.
+            data = np.fromfile(file, np.uint8)
     except (OSError, ValueError):
         return None
-    at = HEADER.size
+    if len(data) != length - HEADER.size:
+        return None
+    at = 0
     mean = np.array(data[at : at + 4 * dimension].view(np.float32))
     at += 8 * -(-dimension // 2)
     ids = data[at : at + 8 * count].view(np.int64)
@@ -212,8 +218,7 @@ def read_index(library: Library) -> Index | None:
     bits = data[at + 16 * count :].view(np.uint64).reshape(words, count)
     if not np.isfinite(mean).all():
         return None
-    plain = (np.asarray(array) for array in (ids, sources, bits))
-    return Index(generation, key, mean, mean_count, *plain)  # type: ignore[arg-type]
+    return Index(generation, key, mean, mean_count, ids, sources, bits)
 
 
 def _updated(library: Library, kept: Index | None, progress: Callable[[int, int], None]) -> Index:

@@ -9,13 +9,14 @@ BM25: Robertson and Zaragoza 2009, with FTS5's constants k1 = 1.2 and b = 0.75.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgellm.rag.normalise import query_terms
 
-__all__ = ["CREATE_TABLE", "LexicalHit", "search", "searched_terms"]
+__all__ = ["CREATE_TABLE", "LexicalHit", "likely_score", "search", "searched_terms"]
 
 # Porter's stemmer changes words of English alone; vowel signs (M*) are part of words.
 CREATE_TABLE = """CREATE VIRTUAL TABLE fts USING fts5(
@@ -79,6 +80,22 @@ def searched_terms(connection: sqlite3.Connection, question: str) -> list[str]:
     if rare:
         return rare
     return sorted(terms, key=lambda term: _frequency(connection, term, total))[:FEW_TERMS]
+
+
+def likely_score(connection: sqlite3.Connection, question: str) -> float | None:
+    """Give what a chunk with all of a question's terms scores, each as often as BM25 can count.
+
+    The sum of (k1 + 1) * idf. None for a library in which it would take long, and does not matter:
+    terms that stand everywhere are not searched there.
+    """
+    (total,) = connection.execute("SELECT count(*) FROM fts_docsize").fetchone()
+    if not total or total >= MIN_CHUNKS:
+        return None
+    score = 0.0
+    for term in query_terms(question)[:MAX_TERMS]:
+        count = _frequency(connection, term, total)
+        score += 2.2 * max(1e-6, math.log((total - count + 0.5) / (count + 0.5)))
+    return score
 
 
 def _frequency(connection: sqlite3.Connection, term: str, most: int) -> int:

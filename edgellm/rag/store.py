@@ -106,6 +106,7 @@ class Library:
 
     def __init__(self, path: Path, *, write: bool = False) -> None:
         self.path = path
+        self.index: object | None = None  # kept by edgellm.rag.index
         self._lock: int | None = None
         new = not has_bytes(path)
         if new and not write:

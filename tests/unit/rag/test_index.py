@@ -78,8 +78,7 @@ def test_centring_finds_what_vectors_of_one_direction_hide(tmp_path: Path) -> No
             for name, index in (("centred", centred), ("raw", raw)):
                 found = {chunk - 1 for chunk, _ in index.search(library, query, 10)}
                 good[name] += len(found & best)
-    assert good["centred"] > 120  # of 200
-    assert good["raw"] < good["centred"] - 30
+    assert good["centred"] > 2 * good["raw"] > 0, good
 
 
 def test_it_is_kept_and_read_again(library: Library) -> None:
@@ -145,6 +144,7 @@ def test_a_damaged_or_foreign_file_is_made_anew(library: Library, tmp_path: Path
     nan = data[:64] + b"\xff" * 8 + data[72:]
     for wrong in (b"", data[:50], data[:-1], data + b"x", b"X" + data[1:], foreign, nan):
         damage(path, wrong)
+        library.index = None
         assert read_index(library) is None
         assert np.array_equal(open_index(library).bits, good.bits)
         assert path.read_bytes() == data
