@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgellm.api.ask import ask
     from edgellm.api.chat import LoadedModel, chat, load
     from edgellm.api.convert import convert
     from edgellm.api.embed import LoadedEmbedder, load_embedder
@@ -37,6 +38,7 @@ __all__ = [
     "Sampling",
     "ToolCall",
     "ToolFile",
+    "ask",
     "chat",
     "convert",
     "load",
@@ -62,6 +64,7 @@ _EXPORTS = {
     "Sampling": "edgellm.backends.base",
     "ToolCall": "edgellm.generate.template",
     "ToolFile": "edgellm.generate.toolfile",
+    "ask": "edgellm.api.ask",
     "chat": "edgellm.api.chat",
     "convert": "edgellm.api.convert",
     "load": "edgellm.api.chat",

@@ -112,6 +112,7 @@ class OpenLibrary:
         self._cancelled = cancelled
         self._model: LoadedEmbedder | None = None
         self._embedder: PassageEmbedder | None = None
+        self._counted: tuple[int, int] | None = None  # a generation, and its chunks
         self.path: Path = library.path
 
     def __enter__(self) -> OpenLibrary:
@@ -151,6 +152,24 @@ class OpenLibrary:
             vectors,
             size,
         )
+
+    @property
+    def state(self) -> str:
+        """Names what the library holds now: another name after every change."""
+        known = self._library.embedder
+        embedder = "" if known is None else known.embed_id
+        return f"{self._library.key.hex()}-{self._library.generation}-{embedder}"
+
+    def rarity(self, term: str) -> float:
+        """Give the weight of a term of `rag.normalise` in the library: BM25's idf."""
+        from edgellm.rag.gate import rarity_of
+        from edgellm.rag.lexical import count_term
+
+        generation = self._library.generation
+        if self._counted is None or self._counted[0] != generation:
+            self._counted = generation, self._library.counts()[1]
+        chunks = self._counted[1]
+        return rarity_of(chunks, count_term(self._library.connection, term, chunks))
 
     def sources(self) -> list[Source]:
         """List its files by path, those that could not be read among them."""

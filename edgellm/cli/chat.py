@@ -19,6 +19,7 @@ from edgellm.cli.generation import (
 from edgellm.cli.model_options import generate_options, generation_options, given_model
 from edgellm.cli.options import SectionedCommand, json_option, option
 from edgellm.cli.pull import offer_to_pull
+from edgellm.cli.rag_chat import talk_about
 from edgellm.cli.repl_adapters import adapters_there
 from edgellm.cli.run import answer, with_stdin
 
@@ -45,12 +46,19 @@ __all__ = ["command"]
     metavar="NAME",
     help="Go on with the conversation of that name, or begin it; it is kept at every turn.",
 )
+@option(
+    "--rag",
+    metavar="FILE",
+    help="Answer every question from this library of documents (see `edgellm rag`), with quotes "
+    "that are checked; `default` names the default one.",
+)
 @json_option
 def command(
     model_word: str | None,
     prompt_word: str | None,
     continue_last: bool,
     session: str | None,
+    rag: str | None,
     as_json: bool,
     **values: Any,
 ) -> int:
@@ -61,6 +69,7 @@ def command(
     edgellm chat ./mine.gguf --system "Answer in Persian."
     edgellm chat --continue                 go on where you left
     edgellm chat --session work             a conversation with a name
+    edgellm chat --rag papers.db            answers from a library of your documents
     edgellm chat -p "hello" < notes.txt     one answer, as `edgellm run` gives it
 
     Ctrl-C stops an answer, Ctrl-D leaves, /help lists the commands. Answers go to stdout, all else
@@ -77,6 +86,16 @@ def command(
     if model_word and prompt is None and " " in model_word and not Path(model_word).exists():
         raise click.UsageError(f"{model_word!r} is no model; for one answer: -p {model_word!r}")
     model = values["model"] if model_word is None else model_word
+    if rag is not None:
+        for flag, given in (
+            ("a prompt", prompt),
+            ("--session", session),
+            ("--continue", continue_last),
+            ("--system", values["system"]),
+        ):
+            if given:
+                raise click.UsageError(f"--rag goes without {flag}: see `edgellm rag ask`")
+        return talk_about(rag, model, values, as_json=as_json)
     if continue_last and session:
         raise click.UsageError("--continue and --session both name a conversation")
     if prompt is not None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,11 +13,11 @@ from edgellm.cli.main import printable
 from edgellm.cli.options import echo_json, json_option, option
 from edgellm.cli.progress import INTERVAL, StatusLine, duration, terminated_like_interrupted
 from edgellm.cli.pull import on_terminal
+from edgellm.cli.rag_ask import evaluate, question
+from edgellm.cli.rag_options import db_option, filter_options, read_filters
 from edgellm.cli.sizes import human_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from edgellm.api.rag import OpenLibrary
     from edgellm.rag.indexing import IndexProgress, IndexReport, Problem
     from edgellm.rag.retrieve import Retrieval
@@ -27,18 +26,6 @@ __all__ = ["command"]
 
 MANY = 20  # files that are listed one by one
 SHOWN = 300  # characters of a chunk
-F = TypeVar("F", bound="Callable[..., Any]")
-
-
-def db_option(function: F) -> F:
-    """Add `--db`, the library's file."""
-    return option(
-        "--db",
-        envvar="EDGELLM_DB",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="The library, one SQLite file  [default: rag/library.db in EDGELLM_HOME].",
-    )(function)
 
 
 @click.group("rag", context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,7 +37,12 @@ def command() -> None:
     \b
     edgellm rag add ~/papers
     edgellm rag search "who found the first quasar?"
+    edgellm rag ask "who found the first quasar?"
     """
+
+
+command.add_command(question)
+command.add_command(evaluate)
 
 
 @command.command("add")
@@ -220,25 +212,7 @@ def _list(what: str, problems: list[Problem]) -> None:
     metavar="N",
     help="Hits of one file, at most; 0 for no limit.",
 )
-@option(
-    "--path",
-    "globs",
-    envvar="EDGELLM_PATH",
-    multiple=True,
-    metavar="GLOB",
-    help="Search files whose path matches (without a slash: whose name does); may be given several "
-    "times.",
-)
-@option(
-    "--type",
-    "types",
-    envvar="EDGELLM_TYPES",
-    multiple=True,
-    metavar="TYPE",
-    help="Search files of this type (pdf, md, html ...); may be given several times.",
-)
-@option("--since", metavar="DATE", help="Search files that changed at this day or time, or later.")
-@option("--until", metavar="DATE", help="Search files that changed before this day or time.")
+@filter_options
 @option(
     "--weight",
     type=float,
@@ -252,12 +226,9 @@ def search(
     db: Path | None,
     count: int,
     per_source: int,
-    globs: tuple[str, ...],
-    types: tuple[str, ...],
-    since: str | None,
-    until: str | None,
     weight: float | None,
     as_json: bool,
+    **values: Any,
 ) -> None:
     """Show the passages that answer a question best, with their scores.
 
@@ -270,9 +241,8 @@ def search(
     edgellm rag search --path "notes/*.md" --json "آب‌وهوا"
     """
     from edgellm.api.rag import open_library
-    from edgellm.rag.retrieve import Filters
 
-    filters = Filters(globs, types, _moment(since, "--since"), _moment(until, "--until"))
+    filters = read_filters(values)
     with open_library(db) as library:
         found = library.search(
             " ".join(question),
@@ -319,15 +289,6 @@ def _search_json(found: Retrieval) -> dict[str, object]:
         "dense_weight": found.dense_weight,
         "reason": found.reason,
     }
-
-
-def _moment(text: str | None, name: str) -> float | None:
-    if text is None:
-        return None
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError, OSError):
-        raise click.UsageError(f"{name} {text}: give a date such as 2026-01-31") from None
 
 
 @command.command("list")

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from edgellm.rag.normalise import query_terms
 
 __all__ = ["CREATE_TABLE", "LexicalHit", "likely_score", "search", "searched_terms"]
+=======
+__all__ = ["CREATE_TABLE", "LexicalHit", "count_term", "search", "searched_terms"]
 
 # Porter's stemmer changes words of English alone; vowel signs (M*) are part of words.
 CREATE_TABLE = """CREATE VIRTUAL TABLE fts USING fts5(
@@ -76,10 +78,10 @@ def searched_terms(connection: sqlite3.Connection, question: str) -> list[str]:
     most = int(MAX_SHARE * total)
     if total < MIN_CHUNKS:
         return terms
-    rare = [term for term in terms if _frequency(connection, term, most + 1) <= most]
+    rare = [term for term in terms if count_term(connection, term, most + 1) <= most]
     if rare:
         return rare
-    return sorted(terms, key=lambda term: _frequency(connection, term, total))[:FEW_TERMS]
+    return sorted(terms, key=lambda term: count_term(connection, term, total))[:FEW_TERMS]
 
 
 def likely_score(connection: sqlite3.Connection, question: str) -> float | None:
@@ -93,12 +95,12 @@ def likely_score(connection: sqlite3.Connection, question: str) -> float | None:
         return None
     score = 0.0
     for term in query_terms(question)[:MAX_TERMS]:
-        count = _frequency(connection, term, total)
+        count = count_term(connection, term, total)
         score += 2.2 * max(1e-6, math.log((total - count + 0.5) / (count + 0.5)))
     return score
 
 
-def _frequency(connection: sqlite3.Connection, term: str, most: int) -> int:
+def count_term(connection: sqlite3.Connection, term: str, most: int) -> int:
     """Count the chunks that hold a term, up to `most`."""
     (count,) = connection.execute(
         "SELECT count(*) FROM (SELECT 1 FROM fts WHERE fts MATCH ? LIMIT ?)", (_quoted(term), most)

@@ -43,7 +43,7 @@ def run() -> dict[str, Any]:
 
 
 def test_the_examples_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_tiny(store.models_dir() / f"{DEFAULT_MODEL}.gguf")
+    write_tiny(store.models_dir() / f"{DEFAULT_MODEL}.gguf", context=4096)
     names = run()
     printed = capsys.readouterr().out.splitlines()
     answer = "Hi " + PERSIAN
@@ -56,6 +56,8 @@ def test_the_examples_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     ]
     assert names["vectors"].shape == (3, names["embedder"].dimension)
     assert np.allclose(np.linalg.norm(names["vectors"], axis=1), 1, atol=1e-6)
+    assert names["hit"].path == str(folder / "notes.txt")
+    assert names["asked"].refused == (not names["asked"].citations)
     assert 0 < names["quality"].kld.mean < 0.1
     assert (folder / "mine-q8.gguf").stat().st_size < (folder / "mine.gguf").stat().st_size
     assert printed[-2] == "no model or file no-such-model"

@@ -37,7 +37,7 @@ def test_the_public_names_are_pinned() -> None:
         *("LoadedEmbedder", "LoadedModel", "LoadedTokenizer", "Message"),
         *("OpenLibrary", "Regex", "Sampling"),
         *("ToolCall", "ToolFile"),
-        *("chat", "convert", "load", "load_embedder", "load_tokenizer", "measure"),
+        *("ask", "chat", "convert", "load", "load_embedder", "load_tokenizer", "measure"),
         *("open_library", "quantize"),
     ]
     for name in edgellm.__all__:
