@@ -16,9 +16,14 @@ from dataclasses import dataclass
 
 from edgellm.rag.normalise import query_terms
 
-__all__ = ["CREATE_TABLE", "LexicalHit", "likely_score", "search", "searched_terms"]
-=======
-__all__ = ["CREATE_TABLE", "LexicalHit", "count_term", "search", "searched_terms"]
+__all__ = [
+    "CREATE_TABLE",
+    "LexicalHit",
+    "count_term",
+    "likely_score",
+    "search",
+    "searched_terms",
+]
 
 # Porter's stemmer changes words of English alone; vowel signs (M*) are part of words.
 CREATE_TABLE = """CREATE VIRTUAL TABLE fts USING fts5(
