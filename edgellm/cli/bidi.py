@@ -6,6 +6,7 @@ What goes into a pipe or a file is always in logical order: the order in which i
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import sys
 import unicodedata
@@ -15,7 +16,7 @@ from typing import Any
 from edgellm.cli.options import option
 from edgellm.errors import UsageError
 
-__all__ = ["MODES", "bidi_option", "must_reorder", "reordered", "shown"]
+__all__ = ["MODES", "LineWriter", "bidi_option", "must_reorder", "reordered", "shown"]
 
 MODES = ("off", "auto", "visual")
 
@@ -43,6 +44,42 @@ def bidi_option() -> Callable[[Any], Any]:
         help="Right-to-left text on a terminal: as it is (off); in visual order where the terminal "
         "is known not to reorder it (auto); in visual order (visual). A pipe gets it as it is.",
     )
+
+
+class LineWriter:
+    """Writes an answer to stdout: as it comes, or a line at a time where lines are reordered.
+
+    The mode is that of the command that runs.
+
+    Raises UsageError: see `shown`.
+    """
+
+    def __init__(self) -> None:
+        import click
+
+        context = click.get_current_context(silent=True)
+        self._mode = "off" if context is None else str(context.params.get("bidi", "off"))
+        shown("", self._mode, os.environ)  # what is missing is told before the model writes
+        self._whole = self._mode != "off" and sys.stdout.isatty()
+        self._held = ""
+        self._last = ""
+
+    def write(self, text: str) -> None:
+        """Take a piece of the answer."""
+        self._last = text[-1:] or self._last
+        if self._whole:
+            lines, newline, self._held = (self._held + text).rpartition("\n")
+            text = shown(lines, self._mode, os.environ) + newline if newline else ""
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        """Write what is held back, and a newline where none stands at the end."""
+        if self._last:
+            rest = shown(self._held, self._mode, os.environ)
+            sys.stdout.write(rest if self._last == "\n" else f"{rest}\n")
+            sys.stdout.flush()
+        self._held = self._last = ""
 
 
 def shown(text: str, mode: str, environment: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellm.cli.bidi import LineWriter
 from edgellm.cli.options import echo_json
 from edgellm.cli.progress import StageBar
 from edgellm.cli.sizes import human_bytes
@@ -155,24 +156,18 @@ def show(generation: Generation, think: str | None = None) -> GenerationResult:
     Thoughts go to stderr, as `think` says: see `edgellm.cli.think_options.ThoughtPrinter`.
     """
     thoughts = ThoughtPrinter(think)
-    stdout = sys.stdout
-    terminal = stdout.isatty()
-    write, flush = stdout.write, stdout.flush
-    last = ""
+    terminal = sys.stdout.isatty()
+    writer = LineWriter()
     try:
         for kind, text in generation.deltas():
             if kind == "thinking":
                 thoughts.write(text)
                 continue
             thoughts.end()
-            write(printable_text(text) if terminal else text)
-            flush()
-            last = text
+            writer.write(printable_text(text) if terminal else text)
     finally:  # also before the sentence of an error
         thoughts.end()
-        if last and not last.endswith("\n"):
-            write("\n")
-            flush()
+        writer.end()
     return generation.result
 
 

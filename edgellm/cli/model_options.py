@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from edgellm.cli import constraint_options, speculation_options, think_options
+from edgellm.cli.bidi import bidi_option
 from edgellm.cli.options import option
 from edgellm.cli.sizes import size_or_none
 
@@ -131,6 +132,7 @@ _OPTIONS = (
               help="The same seed gives the same text; -1 draws one."),
     option("--stop", multiple=True, metavar="TEXT",
            help="End the answer before this text; may be given more than once."),
+    bidi_option(),
     *constraint_options.OPTIONS,
     *think_options.OPTIONS,
     *speculation_options.OPTIONS,

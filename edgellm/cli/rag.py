@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellm.cli.bidi import bidi_option, shown
 from edgellm.cli.main import printable
 from edgellm.cli.options import echo_json, json_option, option
 from edgellm.cli.progress import INTERVAL, StatusLine, duration, terminated_like_interrupted
@@ -220,6 +222,7 @@ def _list(what: str, problems: list[Problem]) -> None:
     help="Share of the meanings in the score, 0 (words alone) to 1  [default: 0.5 where the "
     "embedder knows the script, else 0].",
 )
+@bidi_option()
 @json_option
 def search(
     question: tuple[str, ...],
@@ -227,6 +230,7 @@ def search(
     count: int,
     per_source: int,
     weight: float | None,
+    bidi: str,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -267,7 +271,7 @@ def search(
         )
         text = " ".join(hit.text.split())
         cut = text if len(text) <= SHOWN else text[:SHOWN].rsplit(" ", 1)[0] + " ..."
-        click.echo(printable(f"   {cut}\n"))
+        click.echo(printable(f"   {shown(cut, bidi, os.environ)}\n"))
 
 
 def _search_json(found: Retrieval) -> dict[str, object]:

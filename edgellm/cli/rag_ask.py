@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgellm.cli.bidi import LineWriter, bidi_option
 from edgellm.cli.generation import (
     cancel_on_interrupt,
     load_model,
@@ -63,6 +64,7 @@ def _model_options(function: F) -> F:
         help="Most tokens of the answer with its quotes.")  # fmt: skip
 @_model_options
 @filter_options
+@bidi_option()
 @json_option
 def question(
     words: tuple[str, ...],
@@ -124,14 +126,12 @@ def write_asking(asking: Asking, *, as_json: bool) -> Asked:
     if as_json:
         return asking.read()
     terminal = sys.stdout.isatty()
-    last = ""
-    for text in asking:
-        sys.stdout.write(printable_text(text) if terminal else text)
-        sys.stdout.flush()
-        last = text
-    if last:
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+    writer = LineWriter()
+    try:
+        for text in asking:
+            writer.write(printable_text(text) if terminal else text)
+    finally:
+        writer.end()
     tell_asked(asking.result)
     return asking.result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import click
 import pytest
 
 from edgellm.cli import bidi
@@ -67,3 +68,37 @@ def test_a_missing_package_names_its_command(monkeypatch: pytest.MonkeyPatch) ->
 def test_lines_are_broken_before_they_are_reordered() -> None:
     assert bidi.reordered("ابپ تثج چحخ\nplain text stays", 7) == "جثت پبا\nخحچ\nplain text stays"
     assert bidi.reordered("ابپتث", 2) == "با\nتپ\nث"
+
+
+def streamed(mode: str, pieces: list[str]) -> None:
+    with click.Context(click.Command("run"), obj=None) as context:
+        context.params["bidi"] = mode
+        writer = bidi.LineWriter()
+        for piece in pieces:
+            writer.write(piece)
+        writer.end()
+
+
+PIECES = ["سلام ", "دنیا\nab", "c ک", "تاب"]
+
+
+def test_a_stream_is_reordered_line_by_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    streamed("visual", PIECES)
+    whole = bidi.reordered("".join(PIECES), 80)
+    assert capsys.readouterr().out == whole + "\n"
+    assert whole.startswith("ایند")
+    streamed("off", PIECES)
+    assert capsys.readouterr().out == "".join(PIECES) + "\n"
+    streamed("visual", ["سلام\n"])
+    assert capsys.readouterr().out == "مالس\n"
+    streamed("visual", [])
+    assert capsys.readouterr().out == ""
+
+
+def test_a_stream_into_a_pipe_stays_in_logical_order(capsys: pytest.CaptureFixture[str]) -> None:
+    streamed("visual", PIECES)
+    assert capsys.readouterr().out == "".join(PIECES) + "\n"
