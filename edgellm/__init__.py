@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgellm.backends.base import Sampling
     from edgellm.errors import EdgellmError
     from edgellm.generate.constraint import Grammar, JsonSchema, Regex
-    from edgellm.generate.engine import GenerateOptions
+    from edgellm.generate.options import GenerateOptions
     from edgellm.generate.template import Message, ToolCall
     from edgellm.generate.toolfile import ToolFile
 
@@ -52,7 +52,7 @@ __all__ = [
 # public name -> the module that holds it
 _EXPORTS = {
     "EdgellmError": "edgellm.errors",
-    "GenerateOptions": "edgellm.generate.engine",
+    "GenerateOptions": "edgellm.generate.options",
     "Grammar": "edgellm.generate.constraint",
     "JsonSchema": "edgellm.generate.constraint",
     "LoadedEmbedder": "edgellm.api.embed",

@@ -21,8 +21,9 @@ from edgellm.backends.base import CancelledError
 from edgellm.errors import UsageError
 from edgellm.generate import react
 from edgellm.generate.constraint import ConstraintSpec, Grammar, JsonSchema
-from edgellm.generate.engine import FinishReason, GenerateFields, GenerateOptions, GenerationResult
+from edgellm.generate.options import GenerateFields, GenerateOptions
 from edgellm.generate.prompt import chat_tokens, text_tokens
+from edgellm.generate.result import FinishReason, GenerationResult
 from edgellm.generate.template import Message, ToolCall
 from edgellm.generate.text import StopFilter
 from edgellm.generate.thinking import check_thinks, thinking_of

@@ -22,7 +22,8 @@ from edgellm.generate.template import Message
 if TYPE_CHECKING:
     from edgellm.api.chat import LoadedModel
     from edgellm.api.rag import OpenLibrary
-    from edgellm.generate.engine import Generation, GenerationResult
+    from edgellm.generate.engine import Generation
+    from edgellm.generate.result import GenerationResult
     from edgellm.rag.gate import Evidence, Gate
     from edgellm.rag.grounding import Citation, Passage
     from edgellm.rag.retrieve import Filters, Hit

@@ -34,16 +34,12 @@ from edgellm.errors import TemplateError, UsageError
 from edgellm.generate.cached import MIN_TOKENS, CachedContext, open_cache
 from edgellm.generate.constraint import compile_constraint
 from edgellm.generate.drafts import Drafts
-from edgellm.generate.engine import (
-    FixedPrompt,
-    GenerateFields,
-    GenerateOptions,
-    Generation,
-    GenerationResult,
-)
+from edgellm.generate.engine import FixedPrompt, Generation
 from edgellm.generate.forced import Forced
+from edgellm.generate.options import GenerateFields, GenerateOptions
 from edgellm.generate.overflow import ContextChange, Policy, check_policy
 from edgellm.generate.prompt import chat_tokens, text_tokens
+from edgellm.generate.result import GenerationResult
 from edgellm.generate.sliding import text_prompt
 from edgellm.generate.template import ChatTemplate, Message
 from edgellm.generate.thinking import check_thinks, thinking_of

@@ -17,9 +17,10 @@ from edgellm.backends.base import Branches, CancelledError
 from edgellm.errors import ContextOverflowError, UsageError
 from edgellm.generate.beam import Beam, beam_search
 from edgellm.generate.constraint import compile_constraint
-from edgellm.generate.engine import FinishReason, GenerateFields, GenerateOptions
 from edgellm.generate.judge import grades
+from edgellm.generate.options import GenerateFields, GenerateOptions
 from edgellm.generate.prompt import chat_tokens, text_tokens
+from edgellm.generate.result import FinishReason
 from edgellm.generate.samples import MAX_SAMPLES, Sample, sample_answers
 from edgellm.generate.template import Message
 from edgellm.generate.vote import extractor, majority

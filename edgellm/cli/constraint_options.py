@@ -12,7 +12,7 @@ from edgellm.cli.options import option
 
 if TYPE_CHECKING:
     from edgellm.generate.constraint import ConstraintSpec
-    from edgellm.generate.engine import GenerationResult
+    from edgellm.generate.result import GenerationResult
 
 __all__ = ["CONSTRAINTS", "OPTIONS", "constraint_of", "cut_sentence", "given_constraint"]
 

@@ -24,8 +24,9 @@ from edgellm.cli.think_options import ThoughtPrinter
 
 if TYPE_CHECKING:
     from edgellm.api.chat import LoadedModel
-    from edgellm.generate.engine import Generation, GenerationResult
+    from edgellm.generate.engine import Generation
     from edgellm.generate.overflow import ContextChange, ForgottenTurn
+    from edgellm.generate.result import GenerationResult
 
 __all__ = [
     "cancel_on_interrupt",

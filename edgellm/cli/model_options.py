@@ -16,7 +16,7 @@ from edgellm.cli.options import option
 from edgellm.cli.sizes import size_or_none
 
 if TYPE_CHECKING:
-    from edgellm.generate.engine import GenerateOptions
+    from edgellm.generate.options import GenerateOptions
 
 __all__ = [
     "SAMPLING_FIELDS",
@@ -183,7 +183,7 @@ def generate_options(values: dict[str, Any]) -> GenerateOptions:
         EdgellmError: a constraint that cannot be read or used.
     """
     from edgellm.backends.base import Sampling
-    from edgellm.generate.engine import GenerateOptions
+    from edgellm.generate.options import GenerateOptions
 
     seed = values["seed"]
     given = {field: values[name] for name, field in SAMPLING_FIELDS.items()}

@@ -27,7 +27,8 @@ from edgellm.cli.tool_run import answer_with_tools, tool_options
 
 if TYPE_CHECKING:
     from edgellm.api.chat import LoadedModel
-    from edgellm.generate.engine import GenerateOptions, Generation
+    from edgellm.generate.engine import Generation
+    from edgellm.generate.options import GenerateOptions
 
 __all__ = ["answer", "choose_model_and_prompt", "command"]
 

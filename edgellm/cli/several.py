@@ -16,7 +16,7 @@ from edgellm.cli.progress import StageBar
 if TYPE_CHECKING:
     from edgellm.api.chat import LoadedModel
     from edgellm.api.samples import AskFields, Beams, Samples
-    from edgellm.generate.engine import GenerateOptions
+    from edgellm.generate.options import GenerateOptions
 
 __all__ = ["answer_several", "check_several", "several", "several_options"]
 

@@ -11,8 +11,8 @@ import click
 from edgellm.cli.options import option
 
 if TYPE_CHECKING:
-    from edgellm.generate.engine import GenerationResult
     from edgellm.generate.reasoning import Think
+    from edgellm.generate.result import GenerationResult
 
 __all__ = [
     "CHOICES",

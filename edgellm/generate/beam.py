@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.backends.base import Branches, CancelledError, Model
-from edgellm.generate.engine import FinishReason
+from edgellm.generate.result import FinishReason
 from edgellm.generate.samples import log_totals
 from edgellm.generate.text import StopFilter, Utf8Stream
 

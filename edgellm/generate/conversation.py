@@ -9,9 +9,11 @@ from dataclasses import replace
 from edgellm.backends.base import Constraint, Context, Drafter, Model
 from edgellm.errors import UsageError
 from edgellm.generate.constraint import compile_constraint
-from edgellm.generate.engine import GenerateOptions, Generation, GenerationResult, Prompt
+from edgellm.generate.engine import Generation, Prompt
+from edgellm.generate.options import GenerateOptions
 from edgellm.generate.overflow import ContextChange, Policy
 from edgellm.generate.prompt import text_tokens
+from edgellm.generate.result import GenerationResult
 from edgellm.generate.sliding import check_turns, text_prompt
 from edgellm.generate.template import ChatTemplate, Message
 from edgellm.generate.thinking import Thinking, check_thinks, thinking_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, TypedDict, Unpack
+from dataclasses import replace
+from typing import Protocol
 
 from edgellm.backends.base import (
     SEED_LIMIT,
@@ -16,12 +16,10 @@ from edgellm.backends.base import (
     Drafter,
     Sampling,
 )
-from edgellm.device.memory import DRAFT_MAX
 from edgellm.errors import ContextOverflowError, UsageError
-from edgellm.generate.constraint import ConstraintSpec, check_constraint
-from edgellm.generate.drafts import Speculate, check_speculate
+from edgellm.generate.options import GenerateFields, GenerateOptions
 from edgellm.generate.overflow import ContextChange
-from edgellm.generate.reasoning import Think, check_think
+from edgellm.generate.result import FinishReason, GenerationResult
 from edgellm.generate.text import StopFilter, Utf8Stream
 from edgellm.generate.thoughts import Delta, Step, ThoughtWatch
 
@@ -35,143 +33,6 @@ __all__ = [
     "GenerationResult",
     "Prompt",
 ]
-
-FinishReason = Literal["stop", "length", "context", "cancelled"]
-MAX_STOPS = 64
-MAX_STOP_LENGTH = 1000
-
-
-class GenerateFields(TypedDict, total=False):
-    """The fields of `GenerateOptions`, as methods take them by name."""
-
-    sampling: Sampling
-    max_tokens: int
-    stop: Sequence[str]
-    constraint: ConstraintSpec | None
-    speculate: Speculate
-    draft_max: int
-    think: Think
-    think_budget: int
-    think_min: int
-
-
-@dataclass(frozen=True, slots=True)
-class GenerateOptions:
-    """How a text is written.
-
-    Attributes:
-        max_tokens: the most tokens of the answer, its thinking included; a negative number sets no
-            limit but the context.
-        stop: strings that end the answer; they are not part of it. In a thought they mean nothing.
-        constraint: the form of the answer: a JSON schema, a grammar or a regular expression.
-        speculate: whether tokens are guessed and then evaluated together: "ngram" guesses by what
-            followed the same words before; "auto" does so where it pays and the temperature is not
-            0, and by a draft model if one is loaded; "off" never does.
-        draft_max: the most tokens of a guess.
-        think: whether a model that can think before it answers is to: "auto" as its template does
-            by itself, "on", or "off".
-        think_budget: the most tokens of thinking, with those that end it; negative for no limit.
-        think_min: the fewest tokens of thinking.
-
-    Raises:
-        UsageError: too many stop strings, or one that is empty or too long, or a constraint that
-            no model could obey, or a number that is out of its range.
-    """
-
-    sampling: Sampling = field(default_factory=Sampling)
-    max_tokens: int = -1
-    stop: Sequence[str] = ()
-    constraint: ConstraintSpec | None = None
-    speculate: Speculate = "auto"
-    draft_max: int = DRAFT_MAX
-    think: Think = "auto"
-    think_budget: int = -1
-    think_min: int = 0
-
-    @classmethod
-    def of(
-        cls, options: GenerateOptions | None = None, **fields: Unpack[GenerateFields]
-    ) -> GenerateOptions:
-        """Give options of which some fields are other ones.
-
-        Raises:
-            UsageError: see the class.
-        """
-        return replace(options or cls(), **fields)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            raise UsageError(f"stop strings are a list, and not the string {self.stop!r}")
-        object.__setattr__(self, "stop", tuple(self.stop))
-        if len(self.stop) > MAX_STOPS:
-            raise UsageError(f"{len(self.stop)} stop strings are given, at most {MAX_STOPS} can be")
-        for stop in self.stop:
-            if not 0 < len(stop) <= MAX_STOP_LENGTH:
-                raise UsageError(f"a stop string has 1 to {MAX_STOP_LENGTH} characters: {stop!r}")
-        if self.constraint is not None:
-            check_constraint(self.constraint)
-        check_speculate(self.speculate)
-        if not 1 <= self.draft_max <= DRAFT_MAX:
-            raise UsageError(
-                f"draft_max is {self.draft_max}, and must lie between 1 and {DRAFT_MAX}"
-            )
-        check_think(self.think, self.think_budget, self.think_min)
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationResult:
-    """What a generation gave.
-
-    Attributes:
-        text: the whole text, without thoughts.
-        finish_reason: "stop" (the model's end, a complete constraint, or a stop string), "length"
-            (`max_tokens`), "context" (the context is full), "cancelled".
-        prompt_tokens: tokens of the prompt.
-        reused_tokens: how many of them were in the context already and not evaluated again.
-        completion_tokens: tokens that were generated, without the one that ends the text; with
-            those of the thinking, and those that were put into it.
-        time_to_first_token_s: seconds from the request to the first token, the model being loaded.
-        completion_s: seconds from the first token to the last.
-        seed: what the text was drawn with.
-        tokens: the tokens of the text, where the model ended it and they give exactly this text;
-            empty otherwise. They may differ from what the tokenizer makes of the text.
-        context_changes: what was taken out of the model's sight, before the answer and within it.
-        complete: whether the text is what its constraint asks for: one that was cut may not be.
-            None without a constraint.
-        drafted_tokens: how many tokens were guessed.
-        accepted_tokens: how many of them the model wrote itself, and needed no evaluation for.
-        thinking: what the model thought before.
-        thinking_tokens: how many tokens of `completion_tokens` are the thinking's, its tags
-            included where they are not the prompt's.
-    """
-
-    text: str
-    finish_reason: FinishReason
-    prompt_tokens: int
-    reused_tokens: int
-    completion_tokens: int
-    time_to_first_token_s: float
-    completion_s: float
-    seed: int
-    tokens: tuple[int, ...] = ()
-    context_changes: tuple[ContextChange, ...] = ()
-    complete: bool | None = None
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
-    thinking: str = ""
-    thinking_tokens: int = 0
-
-    @property
-    def prompt_tokens_per_s(self) -> float:
-        """Evaluated prompt tokens by second; 0 where no time passed."""
-        evaluated = self.prompt_tokens - self.reused_tokens
-        return evaluated / self.time_to_first_token_s if self.time_to_first_token_s else 0.0
-
-    @property
-    def completion_tokens_per_s(self) -> float:
-        """Tokens after the first by second; 0 where there is only one."""
-        after_first = self.completion_tokens - 1
-        return after_first / self.completion_s if after_first > 0 and self.completion_s else 0.0
 
 
 class Prompt(Protocol):

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.backends.base import SEED_LIMIT, Branches, CancelledError, Chooser, Constraint, Model
-from edgellm.generate.engine import FinishReason, GenerateOptions
+from edgellm.generate.options import GenerateOptions
+from edgellm.generate.result import FinishReason
 from edgellm.generate.text import StopFilter, Utf8Stream
 
 __all__ = ["MAX_SAMPLES", "Sample", "log_totals", "sample_answers"]

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from edgellm.backends.base import CancelledError, Context, Model, Sampling
-from edgellm.generate.engine import FixedPrompt, GenerateOptions, Generation
+from edgellm.generate.engine import FixedPrompt, Generation
+from edgellm.generate.options import GenerateOptions
 from edgellm.generate.template import Message
 from edgellm.generate.view import Render, Turn, View, is_persian, summary_texts
 

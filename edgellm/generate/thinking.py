@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edgellm.backends.base import Model
 from edgellm.errors import UsageError
-from edgellm.generate.engine import GenerateOptions
+from edgellm.generate.options import GenerateOptions
 from edgellm.generate.reasoning import Reasoning, find_family
 from edgellm.generate.template import ChatTemplate
 from edgellm.generate.thoughts import ThoughtWatch
