@@ -63,7 +63,6 @@ def bundle(
     context: int | None = None,
     lora: Lora | Sequence[Lora] = (),
     library: str | Path | None = None,
-    embedder: str | None = None,
     force: bool = False,
     quantization: dict[str, Any] | None = None,
     progress: Progress = _silent,
@@ -80,8 +79,7 @@ def bundle(
         context: tokens whose memory the target must have; None takes 4096, or what the model was
             trained on.
         lora: adapters, as in `edgellm.load`; they apply where the bundle is used.
-        library: a library of documents.
-        embedder: the embedding model of that library: a GGUF file, or a name in the store.
+        library: a library of documents; its embedding model comes along.
         force: replace `output` if it exists.
         quantization: arguments of `edgellm.api.quantize.quantize`, such as `{"type": "Q4_K_M"}`.
         progress: called often: what is going on, how much is done, of how much.
@@ -126,7 +124,7 @@ def bundle(
             demand.total if demand else 0,
             adapters,
             None if library is None else Path(library),
-            None if embedder is None else resolve(embedder),
+            None if library is None else _embedder(library),
         )
         manifest = write_bundle(chosen, contents, where, progress, force=force)
     return _bundle(where, manifest)
@@ -166,6 +164,26 @@ def _bundle(path: Path, manifest: Manifest) -> Bundle:
         len(manifest.files),
         memory if type(memory) is int else 0,
     )
+
+
+def _embedder(library: str | Path) -> tuple[str, Path] | None:
+    """Give the name and the file of a library's embedding model; None if it has none."""
+    from edgellm.api.rag import open_library
+    from edgellm.models import store
+    from edgellm.models.resolve import resolve
+
+    with open_library(library) as opened:
+        reference = opened.embedder
+    if reference is None:
+        return None
+    path = resolve(reference)
+    if path.parent != store.models_dir():
+        raise UsageError(
+            f"{library} was indexed with {reference}, which is not in the store: the other machine "
+            "would not find it",
+            hint=f"edgellm cp {reference} NAME, and index again with --embedder NAME",
+        )
+    return reference, path
 
 
 def _quantize(

@@ -171,6 +171,12 @@ class OpenLibrary:
         chunks = self._counted[1]
         return rarity_of(chunks, count_term(self._library.connection, term, chunks))
 
+    @property
+    def embedder(self) -> str | None:
+        """The reference of its embedding model; None for a library that has none (yet)."""
+        known = self._library.embedder
+        return None if known is None or known.embed_id == NO_EMBEDDER else known.model
+
     def sources(self) -> list[Source]:
         """List its files by path, those that could not be read among them."""
         return self._library.sources()

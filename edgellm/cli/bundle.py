@@ -47,6 +47,13 @@ __all__ = ["command"]
     help="A LoRA adapter that applies there; may be given more than once.",
 )
 @option(
+    "--library",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A library of documents (see `edgellm rag`), which `edgellm rag ask` takes there; its "
+    "embedding model comes along.",
+)
+@option(
     "--type",
     "type_name",
     envvar="EDGELLM_TYPE",
@@ -96,6 +103,7 @@ def command(
     name: str | None,
     ctx: int | None,
     lora: tuple[str, ...],
+    library: Path | None,
     force: bool,
     as_json: bool,
     **given: Any,
@@ -134,6 +142,7 @@ def command(
                 name=name,
                 context=ctx,
                 lora=lora,
+                library=library,
                 force=force,
                 quantization=quantization,
                 progress=line.show,

@@ -38,7 +38,7 @@ class Contents:
         memory: bytes that it takes with its context; 0 if not known.
         adapters: LoRA adapters that apply to it.
         library: a library of documents (SQLite), or None.
-        embedder: the GGUF file that the library was indexed with, or None.
+        embedder: the name and the GGUF file of what the library was indexed with, or None.
     """
 
     model: Path
@@ -46,7 +46,7 @@ class Contents:
     memory: int = 0
     adapters: Sequence[Adapter] = ()
     library: Path | None = None
-    embedder: Path | None = None
+    embedder: tuple[str, Path] | None = None
 
 
 def write_bundle(
@@ -78,8 +78,10 @@ def write_bundle(
         if contents.library is not None:
             library = f"libraries/{plain_name(contents.library.name)}"
             entries.append(Entry(library, contents.library))
+        embedder = ""
         if contents.embedder is not None:
-            entries.append(Entry(f"models/{plain_name(contents.embedder.name)}", contents.embedder))
+            embedder = f"embedders/{plain_name(contents.embedder[0])}.gguf"
+            entries.append(Entry(embedder, contents.embedder[1]))
         for version in target.pythons:
             text = _locked(packed, version)
             entries.append(Entry(f"requirements-{version}.txt", text.encode()))
@@ -97,6 +99,7 @@ def write_bundle(
             "MODEL": model,
             "LORAS": " ".join(loras),
             "LIBRARY": library or "",
+            "EMBEDDER": embedder,
         }
         entries.append(Entry("install.sh", _script("install.sh", values), executable=True))
         entries.append(Entry("uninstall.sh", _script("uninstall.sh", {}), executable=True))
@@ -112,6 +115,7 @@ def write_bundle(
             "unpacked_bytes": unpacked,
             "adapters": loras,
             "library": library,
+            "embedder": embedder or None,
         }
 
         def report(done: int, total: int) -> None:

@@ -19,6 +19,8 @@ from edgellm.api.bundle import FOLDER, bundle, verify_bundle
 from edgellm.api.quantize import quantize
 from edgellm.backends.base import Sampling
 from edgellm.errors import UnsafeModelError, UsageError
+from edgellm.models import store
+from edgellm_converters.pipeline import convert
 from tinygguf import PERSIAN, write_tiny
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bundles are for Linux")
@@ -237,3 +239,45 @@ def test_a_folder_is_quantized_and_its_adapters_come_along(
     with edgellm.load(model) as loaded:
         plain = loaded.complete("a b", special=True, sampling=greedy, max_tokens=12).read().text
     assert json.loads(said.stdout)["text"] == ours != plain
+
+
+def test_a_library_comes_with_its_embedder(archive: Path, install: Install, tmp_path: Path) -> None:
+    store.models_dir().mkdir(parents=True)
+    convert(tiny.ENCODERS["bert"](tmp_path / "bert"), store.models_dir() / "mini.gguf", dtype="f32")
+    notes = tmp_path / "notes.txt"
+    notes.write_text("The ferry leaves at nine.")
+    library = tmp_path / "notes.db"
+    with edgellm.open_library(library, write=True, embedder="mini") as opened:
+        opened.index([notes])
+    out = tmp_path / "notes.tar"
+    bundle(str(archive.parent / "tiny.gguf"), out, library=library)
+    subprocess.run(["tar", "-xf", out, "-C", tmp_path], check=True)
+    installed = install(tmp_path / FOLDER)
+    assert installed.returncode == 0, installed.stderr
+    home = tmp_path / "home"
+    said = subprocess.run(
+        [
+            home / ".local" / "bin" / "edgellm",
+            "rag",
+            "search",
+            "ferry",
+            "--weight",
+            "0.5",
+            "--json",
+        ],
+        env={"HOME": str(home), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (hit,) = json.loads(said.stdout)["hits"]
+    assert hit["text"] == "The ferry leaves at nine."
+    # That tiny model knows no words; a real one embeds the question with this file.
+    there = home / ".local" / "share" / "edgellm" / "models" / "mini.gguf"
+    elsewhere = store.models_dir() / "mini.gguf"
+    assert there.read_bytes() == elsewhere.read_bytes()
+    elsewhere = elsewhere.rename(tmp_path / "mini.gguf")
+    with edgellm.open_library(tmp_path / "b.db", write=True, embedder=elsewhere) as opened:
+        opened.index([notes])
+    with pytest.raises(UsageError, match="which is not in the store"):
+        bundle(str(archive.parent / "tiny.gguf"), tmp_path / "b.tar", library=tmp_path / "b.db")

@@ -21,6 +21,7 @@ unpacked='@UNPACKED@'
 model='@MODEL@'
 loras='@LORAS@'
 library='@LIBRARY@'
+embedder='@EMBEDDER@'
 
 prefix=${XDG_DATA_HOME:-$HOME/.local/share}/edgellm-bundles
 bin=$HOME/.local/bin
@@ -185,12 +186,18 @@ if [ ! -e "$version/complete" ]; then
     PYTHONPATH=$here/$pip PIP_CONFIG_FILE=/dev/null "$version/venv/bin/python" -m pip \
         --disable-pip-version-check --no-input --quiet install --no-index --no-deps --no-compile \
         --no-cache-dir --require-hashes --find-links wheels -r "requirements-$python_version.txt"
-    for folder in models adapters libraries; do
+    for folder in models adapters libraries embedders; do
         if [ -d "$folder" ]; then # a second name for the same bytes, where the disk allows it
             cp -al "$folder" "$version/$folder" 2>/dev/null ||
                 { rm -rf "${version:?}/$folder"; cp -a "$folder" "$version/$folder"; }
         fi
     done
+    # A library names its embedder as the store does; one that is there already stays.
+    store=${XDG_DATA_HOME:-$HOME/.local/share}/edgellm/models
+    if [ -n "$embedder" ] && [ ! -e "$store/$(basename "$embedder")" ]; then
+        mkdir -p "$store"
+        ln "$version/$embedder" "$store/" 2>/dev/null || cp "$version/$embedder" "$store/"
+    fi
     cp -a install.sh uninstall.sh manifest.json SHA256SUMS "$version/"
     mkdir "$version/bin"
     {
