@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -163,3 +166,36 @@ def test_encodings_are_told_from_the_bytes(tmp_path: Path, encoding: str, text: 
     path = tmp_path / "a.txt"
     path.write_bytes(text.encode(encoding))
     assert load(path).pages[0].text == text
+
+
+def test_the_reading_process_ends_with_who_started_it(tmp_path: Path) -> None:
+    """Also when that one is killed while a file is read that takes for ever."""
+    page = tmp_path / "slow.html"
+    page.write_text("<html><body>" + "<p>a</p>" * 3_000_000)
+    code = (
+        "import sys, threading, time\n"
+        "from pathlib import Path\n"
+        "from edgellm.rag.loaders import process\n"
+        "path = Path(sys.argv[1])\n"
+        "threading.Thread(target=process.load_apart, args=('html', path), daemon=True).start()\n"
+        "while process._running is None:\n"
+        "    time.sleep(0.01)\n"
+        "print(process._running.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, page], stdout=subprocess.PIPE) as starter:
+        assert starter.stdout is not None
+        child = int(starter.stdout.readline())
+        time.sleep(0.5)
+        starter.kill()
+    for _ in range(300):
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        state = Path(f"/proc/{child}/stat")
+        if state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return  # nobody waits for it
+        time.sleep(0.1)
+    os.kill(child, 9)
+    raise AssertionError("it goes on")

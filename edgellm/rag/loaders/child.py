@@ -1,8 +1,8 @@
 """The process that reads risky formats: python -P -m edgellm.rag.loaders.child
 
 A request is a line of JSON on stdin, {"loader", "path"}; the answer is a line on what was stdout:
-the document, {"reason", "hint"} or {"missing", "hint"}. It ends with its stdin, and after memory
-ran out.
+the document, {"reason", "hint"} or {"missing", "hint"}. It ends with its stdin, with whoever
+started it, and after memory or time ran out.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import dataclasses
 import importlib
 import json
 import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 from edgellm.errors import UsageError
 from edgellm.rag.loaders.errors import LoaderError
-from edgellm.rag.loaders.limits import MAX_MEMORY
+from edgellm.rag.loaders.limits import MAX_MEMORY, MAX_SECONDS
 
 __all__ = ["main"]
 
@@ -24,12 +27,16 @@ __all__ = ["main"]
 def main() -> None:
     """Answer requests until there are no more."""
     _limit_memory()
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)  # what native code prints is no answer
     for line in sys.stdin.buffer:
         request = json.loads(line)
+        # Native code cannot be stopped otherwise, and whoever asked may be gone.
+        signal.alarm(int(MAX_SECONDS) + 10)
         answer, alive = _answer(request["loader"], Path(request["path"]))
+        signal.alarm(0)
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
         if not alive:
@@ -52,6 +59,12 @@ def _answer(loader: str, path: Path) -> tuple[dict[str, object], bool]:
         }, False  # fmt: skip
     except Exception as error:  # libraries for damaged files raise anything
         return {"reason": f"cannot be read ({type(error).__name__})", "hint": None}, True
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _limit_memory() -> None:
