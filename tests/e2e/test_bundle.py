@@ -157,11 +157,14 @@ MACHINES = {
 
 @pytest.mark.parametrize("case", MACHINES)
 def test_a_machine_that_does_not_suit_is_left_as_it_is(
-    unpacked: Path, install: Install, tmp_path: Path, case: str
+    archive: Path, install: Install, tmp_path: Path, case: str
 ) -> None:
+    # It is looked at before any other file is.
+    names = [f"{FOLDER}/{name}" for name in ("install.sh", "SHA256SUMS")]
+    subprocess.run(["tar", "-xf", archive, "-C", tmp_path, *names], check=True)
     pattern, value, why = MACHINES[case]
-    change(unpacked, "install.sh", pattern, value)
-    done = install(unpacked)
+    change(tmp_path / FOLDER, "install.sh", pattern, value)
+    done = install(tmp_path / FOLDER)
     assert done.returncode == 1
     assert why in done.stderr
     assert list((tmp_path / "home").iterdir()) == []
