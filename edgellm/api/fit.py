@@ -14,7 +14,7 @@ from edgellm.device.profiles import THIS, get_profile
 from edgellm.errors import BackendError, DoesNotFitError
 
 if TYPE_CHECKING:
-    from edgellm.api.chat import LoadedModel
+    from edgellm.api.opened import OpenedModel
     from edgellm_converters.checkpoints.gguf_header import GGUFHeader
 
 __all__ = [
@@ -89,7 +89,7 @@ def fitted(
     return Choice(usual, usual, needs.demand(Runtime(usual, cache_type)), available)
 
 
-def check_branches(loaded: LoadedModel, tokens: int, count: int) -> None:
+def check_branches(loaded: OpenedModel, tokens: int, count: int) -> None:
     """Refuse several texts at once that do not fit, beside a model that is in memory already.
 
     Args:

@@ -145,7 +145,7 @@ def test_a_minimum_is_reached(thinker, answer, least):
     assert "</think" not in result.thinking
     # What gave way is not in the context: it holds the very text of the thought.
     held = bytes(
-        token - byte_token(0) for token in loaded._context.held if token >= byte_token(0)
+        token - byte_token(0) for token in loaded.held_tokens if token >= byte_token(0)
     ).decode()
     assert f"<think>\n{result.thinking}</think>" in held
 

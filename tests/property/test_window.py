@@ -39,10 +39,10 @@ class Size:
 
 
 def prompt_of(model: LoadedModel, messages, size, policy, max_tokens=-1, keep=0) -> ChatPrompt:
-    context = Size(model._open(2048), size)
+    context = Size(model._contexts.open(2048), size)
     view = View.of(messages, keep=keep)
     return ChatPrompt(
-        model._model, context, renderer(model._model, model._require_template()), view,
+        model._model, context, renderer(model._model, model.template), view,
         policy=policy, max_tokens=max_tokens,
     )  # fmt: skip
 

@@ -179,7 +179,7 @@ def test_tokens_from_the_disk_are_counted_over_contexts(path):
         model.complete(LONG, max_tokens=1).read()
         assert model.restored_tokens > 256
         before = model.restored_tokens
-        model._drop_context()
+        model._contexts.drop()
         assert model.restored_tokens == before
 
 
