@@ -13,9 +13,11 @@ ids that are gone and by newer ones.
 
 from __future__ import annotations
 
+import glob
 import os
 import struct
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ HEADER = struct.Struct("<8sIIQQQ16s8x")
 BLOCK = 1 << 14  # chunks that are compared at a time
 ROWS = 4096  # vectors that are read from the library at a time
 RESCORED = 200  # chunks that are scored exactly, at least
+ABANDONED_S = 3600  # what a writer of a file takes at most; a killed one's is removed then
 FEW = 2000  # chunks: of so many or fewer all are scored exactly
 PROBED = 256  # rows of an older index that are compared before the rest is believed
 Floats = npt.NDArray[np.float32]
@@ -300,6 +303,9 @@ def _signs(vectors: Floats) -> npt.NDArray[np.uint64]:
 
 def _write(index: Index, target: Path) -> None:
     """Write the file beside its place and rename it, so that it is whole or not there."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        if time.time() - left.stat().st_mtime > ABANDONED_S:
+            left.unlink(missing_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
     partial = Path(name)
     try:

@@ -21,6 +21,7 @@ from edgellm.rag.verify import verify_library
 
 KILLS = int(os.environ.get("TEST_KILLS", "6"))
 FILES = 40
+CHANGED = 12
 # Vectors come from the texts' digests. The process writes a line for each document that is there.
 WRITER = """
 import hashlib, sys
@@ -88,14 +89,14 @@ def test_killed_indexing_leaves_whole_documents_and_goes_on(tmp_path: Path) -> N
         process = writer(path, folder)
         assert process.stdout is not None
         with process, process.stdout as out:
-            out.readline()
-            time.sleep(chance.uniform(0, 0.5))
+            # at once, or behind so many documents, and at any moment of the one after
+            lines = [out.readline() for _ in range(chance.randrange(1, CHANGED))]
+            time.sleep(chance.uniform(0, 0.02))
             process.send_signal(signal.SIGKILL)
-            lines = [
-                line.split() for line in out.read().splitlines(keepends=True) if line.endswith("\n")
-            ]
+            lines += out.read().splitlines(keepends=True)
         killed += process.returncode == -signal.SIGKILL
-        done = {line[0]: line[1] for line in lines if line[0] != "end"}
+        whole = [line.split() for line in lines if line.endswith("\n")]
+        done = dict(line for line in whole if line[0].startswith("/"))
         if not path.exists() or not path.stat().st_size:
             assert not done
             continue
@@ -109,10 +110,10 @@ def test_killed_indexing_leaves_whole_documents_and_goes_on(tmp_path: Path) -> N
                     index = open_index(library)
                     assert compare(library, index) is None
                     assert index.search(library, np.ones(64, np.float32), 3) is not None
-        for _ in range(3):  # the folder changes, so that documents are replaced and removed
+        for _ in range(CHANGED):  # the folder changes, so that documents are replaced and removed
             write(folder / f"{chance.randrange(FILES)}.txt", chance)
         (folder / f"{chance.randrange(FILES)}.txt").unlink(missing_ok=True)
-    assert killed
+    assert killed >= 0.9 * KILLS  # the others were done before
     process = writer(path, folder)
     out, _ = process.communicate()
     assert process.returncode == 0, out
