@@ -115,7 +115,7 @@ class Asking:
         answer = parse_answer(made.text, [_passage(hit) for hit in self._hits[: self._used]])
         reason = None
         if answer.refused:
-            if made.text.strip() == REFUSAL:
+            if REFUSAL in made.text:
                 reason = "model"
             else:
                 reason = "quotes" if made.finish_reason == "stop" else "cut"

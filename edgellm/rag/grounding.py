@@ -187,7 +187,7 @@ def parse_answer(text: str, passages: Sequence[Passage]) -> GroundedAnswer:
     answer = _NUMBER.sub(
         lambda found: found[0] if 1 <= int(found[1]) <= len(passages) else "", answer
     ).strip()
-    refused = not marker or not answer or not citations
+    refused = not marker or not answer or not citations or REFUSAL in answer
     if refused:
         return GroundedAnswer("", True, (), tuple(dropped))
     return GroundedAnswer(answer, False, tuple(citations.values()), tuple(dropped))

@@ -76,6 +76,7 @@ def test_a_good_answer_is_taken_apart() -> None:
         f'[1] "{HEIGHT}"\n',
         f'[1] "{HEIGHT}"\nAnswer: ',
         f'[1] "{HEIGHT}"\nAnswer: [9]',
+        f'[1] "{HEIGHT}"\nAnswer: "{REFUSAL}"',
     ],
 )
 def test_what_stands_on_nothing_is_a_refusal(said: str) -> None:
