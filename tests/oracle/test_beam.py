@@ -49,6 +49,9 @@ def test_the_beams_of_transformers(backend: str, length_penalty: float, tmp_path
     ending = SimpleNamespace(end_tokens=frozenset(ends), piece=model.piece)
     finished = set()
     others = 0
+    # llama.cpp keeps keys and values in float16: scores differ a little, and two texts that are
+    # almost equally likely may be swapped.
+    near = 5e-4 if backend == "mlx" else 2e-3
     for prompt in PROMPTS:
         for beams, most in ((4, 10), (3, 1), (7, 20)):
             with torch.no_grad():
@@ -66,7 +69,7 @@ def test_the_beams_of_transformers(backend: str, length_penalty: float, tmp_path
             rows = zip(wanted.sequences, wanted.sequences_scores, strict=True)
             for (sequence, score), beam in zip(rows, found, strict=True):
                 tokens = sequence.tolist()[len(prompt) :]
-                assert beam.score == pytest.approx(float(score), rel=5e-4)
+                assert beam.score == pytest.approx(float(score), rel=near)
                 if list(beam.tokens) == tokens[: len(beam.tokens)]:
                     assert set(tokens[len(beam.tokens) :]) <= {ends[0]}  # what it fills up with
                 else:
@@ -74,6 +77,5 @@ def test_the_beams_of_transformers(backend: str, length_penalty: float, tmp_path
                 finished.add(beam.finish_reason)
     branches.close()
     model.close()
-    # llama.cpp keeps keys and values in float16: two texts that are equally likely may be swapped.
     assert others <= (0 if backend == "mlx" else 2)
     assert finished == ({"length"} if length_penalty > 1 else {"stop", "length"})
