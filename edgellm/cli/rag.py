@@ -15,7 +15,7 @@ from edgellm.cli.main import printable
 from edgellm.cli.options import echo_json, json_option, option
 from edgellm.cli.progress import INTERVAL, StatusLine, duration, terminated_like_interrupted
 from edgellm.cli.pull import on_terminal
-from edgellm.cli.rag_ask import evaluate, question
+from edgellm.cli.rag_ask import evaluate, hit_json, question
 from edgellm.cli.rag_options import db_option, filter_options, read_filters
 from edgellm.cli.sizes import human_bytes
 
@@ -276,20 +276,7 @@ def search(
 
 def _search_json(found: Retrieval) -> dict[str, object]:
     return {
-        "hits": [
-            {
-                "rank": hit.rank,
-                "score": hit.score,
-                "path": hit.path,
-                "page": hit.page,
-                "start": hit.start,
-                "end": hit.end,
-                "heading": hit.heading,
-                "text": hit.text,
-                "scores": {"lexical": hit.lexical, "dense": hit.dense},
-            }
-            for hit in found.hits
-        ],
+        "hits": [hit_json(hit) for hit in found.hits],
         "dense_weight": found.dense_weight,
         "reason": found.reason,
     }

@@ -26,8 +26,9 @@ from edgellm.cli.rag_options import db_option, filter_options, read_filters
 if TYPE_CHECKING:
     from edgellm.api.ask import Asked, Asking
     from edgellm.rag.grounding import Citation
+    from edgellm.rag.retrieve import Hit
 
-__all__ = ["asked_json", "evaluate", "question", "tell_asked", "write_asking"]
+__all__ = ["asked_json", "evaluate", "hit_json", "question", "tell_asked", "write_asking"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 REFUSED, INTERRUPTED = 7, 130
@@ -170,23 +171,26 @@ def asked_json(asked: Asked) -> dict[str, Any]:
             }
             for citation in asked.citations
         ],
-        "hits": [
-            {
-                "rank": hit.rank,
-                "score": hit.score,
-                "path": hit.path,
-                "page": hit.page,
-                "start": hit.start,
-                "end": hit.end,
-                "text": hit.text,
-                "scores": {"lexical": hit.lexical, "dense": hit.dense},
-            }
-            for hit in asked.hits
-        ],
+        "hits": [hit_json(hit) for hit in asked.hits],
         "sources": asked.sources,
         "left_out": asked.left_out,
         "prompt_tokens": 0 if result is None else result.prompt_tokens,
         "completion_tokens": 0 if result is None else result.completion_tokens,
+    }
+
+
+def hit_json(hit: Hit) -> dict[str, Any]:
+    """Give a chunk that was found, as JSON has it."""
+    return {
+        "rank": hit.rank,
+        "score": hit.score,
+        "path": hit.path,
+        "page": hit.page,
+        "start": hit.start,
+        "end": hit.end,
+        "heading": hit.heading,
+        "text": hit.text,
+        "scores": {"lexical": hit.lexical, "dense": hit.dense},
     }
 
 
